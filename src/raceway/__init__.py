@@ -1,0 +1,80 @@
+"""raceway: high-speed networking from user space, in Python.
+
+    with raceway.open("netmap:x}1") as port:
+        for batch in port:
+            for packet in batch:
+                print(len(packet), packet.ipv4.source)
+
+Everything public is here; names are loaded when they are first used, so `import raceway` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raceway.compile.addresses import prefix
+    from raceway.compile.function import PacketFunction, packet_function
+    from raceway.compile.packet import Packet
+    from raceway.compile.state import Counters, HashTable, PrefixTable, TokenBucket
+    from raceway.compile.verdicts import Verdict
+    from raceway.errors import (
+        EndOfStream,
+        NotBuiltYetError,
+        PortBusyError,
+        RacewayError,
+        RegionError,
+        RingError,
+    )
+    from raceway.memory.region import Region
+    from raceway.ports.names import PortNameError
+    from raceway.ports.opening import open
+    from raceway.ports.port import Port, PortRing
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "open": "ports.opening",
+    "Port": "ports.port",
+    "PortRing": "ports.port",
+    "Batch": "ports.batch",
+    "PortNameError": "ports.names",
+    "Region": "memory.region",
+    "packet_function": "compile.function",
+    "PacketFunction": "compile.function",
+    "PacketFunctionError": "compile.errors",
+    "Packet": "compile.packet",
+    "prefix": "compile.addresses",
+    "Verdict": "compile.verdicts",
+    "ABORTED": "compile.verdicts",
+    "DROP": "compile.verdicts",
+    "PASS": "compile.verdicts",
+    "TX": "compile.verdicts",
+    "REDIRECT": "compile.verdicts",
+    "Counters": "compile.state",
+    "HashTable": "compile.state",
+    "PrefixTable": "compile.state",
+    "TokenBucket": "compile.state",
+    "load_capture": "ports.pcap.capture",
+    "RacewayError": "errors",
+    "RegionError": "errors",
+    "RingError": "errors",
+    "EndOfStream": "errors",
+    "PortBusyError": "errors",
+    "NotBuiltYetError": "errors",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'raceway' has no attribute {name!r}")
+    value = getattr(import_module(f"raceway.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOMES))

@@ -1,0 +1,39 @@
+"""The errors that raceway raises; all but PortNameError and PacketFunctionError, which live beside their parsers."""
+
+from __future__ import annotations
+
+import errno
+
+
+class RacewayError(Exception):
+    """Base of raceway's own errors."""
+
+
+class RegionError(RacewayError):
+    """Shared memory cannot be had, is full, or is not what the other end says it is."""
+
+
+class RingError(RacewayError):
+    """A ring was used wrongly. Nothing of the batch was published, and the ring is as the sync before left it.
+
+    ring: the ring's name; value: what was found; slot: the slot's index, or -1.
+    """
+
+    def __init__(self, ring: str, message: str, *, value: int, slot: int = -1) -> None:
+        super().__init__(f"{ring}: {message}")
+        self.ring, self.value, self.slot = ring, value, slot
+
+
+class EndOfStream(RacewayError):
+    """The other end of a port is gone, and everything that it had sent has been read."""
+
+
+class PortBusyError(RacewayError, OSError):
+    """Another port has this end open (errno EBUSY)."""
+
+    def __init__(self, name: str, message: str) -> None:
+        OSError.__init__(self, errno.EBUSY, f"{name}: {message}")
+
+
+class NotBuiltYetError(RacewayError, NotImplementedError):
+    """The name is right, but ports of its kind are not part of this version."""
