@@ -1,0 +1,90 @@
+"""How a loop waits: spin briefly, then yield, then sleep on file descriptors. And what time it is.
+
+Data plane. Sleeping is a small protocol over shared memory and an eventfd, the ring's *bell*:
+
+    sleeper                               the other end
+    1  ring.waiting = slots wanted        a  publish slots
+    2  fence                              b  fence
+    3  sync again; enough? -> awake       c  waiting <= what the sleeper now has? -> ring the bell
+    4  poll(bell)
+
+Either 3 sees what a published, or c sees what 1 wrote: the two fences forbid that both look too early.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from raceway.memory import access
+from raceway.memory.jit import inner
+from raceway.memory.layout import PIPE, Kring
+from raceway.memory.ring import set_waiting
+from raceway.memory.structures import structure
+
+CLOCK_REALTIME, CLOCK_MONOTONIC = 0, 1
+
+SCRATCH = np.dtype([("seconds", "<i8"), ("nanoseconds", "<i8")])
+"""Room for a struct timespec, or the eight bytes of an eventfd."""
+Scratch = structure("Scratch", SCRATCH)
+
+POLLFD = np.dtype([("descriptor", "<i4"), ("events", "<i2"), ("returned", "<i2")])
+"""poll(2)'s struct pollfd."""
+Pollfd = structure("Pollfd", POLLFD)
+_POLLFD: int = POLLFD.itemsize
+
+SPINS, YIELDS = 200, 400
+
+
+@inner
+def clock(which: int, scratch: int) -> int:
+    """Nanoseconds on CLOCK_REALTIME or CLOCK_MONOTONIC; `scratch` is the address of a SCRATCH record."""
+    access.clock_gettime(which, scratch)
+    return Scratch(scratch).seconds * 1_000_000_000 + Scratch(scratch).nanoseconds
+
+
+@inner
+def ring_bell(bell: int) -> None:
+    """Wake whoever sleeps on this eventfd."""
+    access.eventfd_write(bell, 1)
+
+
+@inner
+def arm(kring: Kring, slots: int) -> None:
+    """Steps 1 and 2 of going to sleep, for a ring that has another end; the caller syncs again before it polls."""
+    if kring.kind == PIPE:
+        set_waiting(kring.ring, slots)
+
+
+@inner
+def disarm(kring: Kring) -> None:
+    """Awake again."""
+    if kring.kind == PIPE:
+        set_waiting(kring.ring, 0)
+
+
+@inner
+def sleep(descriptors: int, count: int, nanoseconds: int, scratch: int) -> int:
+    """Step 4: poll `count` POLLFD records, at most so long; 1 if a peer has hung up, which Python looks after.
+
+    The records come in pairs, a port's bell and then its peer's socket; -1 where a port has none. A bell that
+    rang is answered, so that it is silent again.
+    """
+    ready = access.poll(descriptors, count, (nanoseconds + 999_999) // 1_000_000)
+    if ready <= 0:
+        return 0
+    hung_up = 0
+    for index in range(count):
+        entry = Pollfd(descriptors + index * _POLLFD)
+        if entry.returned != 0:
+            if index % 2 == 0:
+                access.eventfd_read(entry.descriptor, scratch)
+            else:
+                hung_up = 1
+    return hung_up
+
+
+@inner
+def idle(rounds: int) -> None:
+    """What to do after so many syncs in a row that brought nothing, before it is time to sleep."""
+    if rounds > SPINS:
+        access.sched_yield()

@@ -1,0 +1,71 @@
+"""What many tests share: names of pipes that no other test uses, captures at hand, and what must not be left behind."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raceway.memory.jit import INTERPRETED
+
+HERE = Path(__file__).parent
+SHARED = HERE.parent.parent / "shared"
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def pipe_name() -> str:
+    """The name of a pipe without its end: `netmap:NAME`; add "{1" or "}1"."""
+    return f"netmap:t{os.getpid()}n{next(_numbers)}"
+
+
+def own_captures() -> list[Path]:
+    """The captures that the project ships for its tests, and the demo's."""
+    found = sorted(path for path in (HERE / "data" / "captures").iterdir() if ".pcap" in path.name)
+    return [*found, HERE.parent / "src" / "raceway" / "data" / "demo.pcapng.gz"]
+
+
+def shared_captures() -> list[Path]:
+    """Captures beside the project, if they are there."""
+    folder = SHARED / "data" / "captures"
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """No descriptor may stay open, and no name of a pipe may stay taken, after a test."""
+    import gc
+
+    gc.collect()
+    before = _descriptors()
+    yield
+    gc.collect()
+    left = _descriptors() - before
+    kinds = [kind for kind in (_kind(number) for number in left) if kind]
+    assert not kinds, f"left open: {kinds}"
+    assert not [name for name in _pipe_names() if f"/t{os.getpid()}n" in name]
+
+
+def _descriptors() -> set[int]:
+    return {int(name) for name in os.listdir("/proc/self/fd")}
+
+
+def _kind(number: int) -> str:
+    """What an open descriptor is, "" for what is not raceway's kind of thing or is gone by now."""
+    try:
+        target = os.readlink(f"/proc/self/fd/{number}")
+    except OSError:
+        return ""
+    return target if any(word in target for word in ("raceway", "eventfd", "eventpoll", "socket", ".pcap")) else ""
+
+
+def _pipe_names() -> list[str]:
+    return [line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "@raceway/" in line]
+
+
+def scaled(count: int, interpreted: int) -> int:
+    """So many rounds, or `interpreted` of them where the data plane is a thousand times slower."""
+    return interpreted if INTERPRETED else count
