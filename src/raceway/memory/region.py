@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,6 +57,8 @@ class Region:
         self, *, buffer_size: int = BUFFER_SIZE, buffers: int = 0, descriptor: int | None = None
     ) -> None:
         self._lock = threading.Lock()
+        self.sharers: list[Callable[[], bool]] = []
+        """Each says whether another process has the region now."""
         if descriptor is None:
             self.descriptor = self._create(check_buffer_size(buffer_size), buffers)
         else:
@@ -186,6 +188,19 @@ class Region:
         extra[:] = np.arange(first, first + count)
         self._hold(offset, count, 4)
         return extra
+
+    def replacement(self) -> int:
+        """A buffer for a slot whose index was overwritten with nonsense.
+
+        Alone with the region, it is the one that stands nowhere any more. While another process has it too, that
+        one may be in the middle of a swap, and what stands nowhere at this moment may be in its hand: then it is a
+        fresh one, and the overwritten index stays lost until the region ends.
+        """
+        if not any(sharer() for sharer in self.sharers):
+            missing = self.missing_buffers()
+            if missing:
+                return missing[0]
+        return self.allocate_buffers(1)
 
     def missing_buffers(self) -> list[int]:
         """Indexes that stand nowhere, as after a slot's index was overwritten."""

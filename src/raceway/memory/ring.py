@@ -71,12 +71,17 @@ def prologue(kring: Kring, ring: Ring) -> int:
         return fail(kring, BAD_TAIL, -1, ring.tail)
     if handed == 0:
         return 0
+    packets = ring.packets
+    octets = ring.bytes
     last = kring.head + handed
     if last <= count:
         bad = _check(kring, ring, kring.head, last)
     else:
         bad = _check(kring, ring, kring.head, count) | _check(kring, ring, 0, last - count)
     if bad != 0:
+        # The part before the ring's end may have been counted before the part behind it was found bad.
+        ring.packets = packets
+        ring.bytes = octets
         return _find_bad_slot(kring, handed)
     return handed
 

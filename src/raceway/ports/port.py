@@ -206,13 +206,12 @@ class PortRing:
         raise RingError(self.name, messages.get(code, f"error {code}, value {value}"), value=value, slot=slot)
 
     def _restore_buffers(self, first: int, head: int) -> None:
-        """Give slots whose index is no buffer's one of those that stand nowhere."""
-        missing = self.port.region.missing_buffers()
+        """Give a buffer to slots whose index is none."""
         limit = self.port.region.allocated_buffers
         index = first
         while index != head:
-            if not 1 <= self.slots["buffer"][index] <= limit and missing:
-                self.slots["buffer"][index] = missing.pop(0)
+            if not 1 <= self.slots["buffer"][index] <= limit:
+                self.slots["buffer"][index] = self.port.region.replacement()
             index = self.next(index)
 
 
@@ -241,7 +240,6 @@ class Port:
                 f"{name}: buffers of {self.geometry.buffer_size} bytes in a region of {region.buffer_size}-byte buffers"
             )
         self._own_region = region is None
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.region: Region
         if region is not None:
             self.region = region
@@ -250,6 +248,8 @@ class Port:
         self.extra_buffers = np.empty(0, np.int32)
         self.state = allocate(PortState)
         self._epoll: select.epoll | None = None
+        # Last, because whoever fails above is not closed. An adapter that fails later closes itself.
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     # -- what adapters build with and override -------------------------------------------------------------
 

@@ -26,6 +26,10 @@ class NullPort(Port):
         super().__init__(name, geometry, region)
         self._frame = np.zeros(64, dtype=np.uint8)
         self._frame[:LENGTH] = np.frombuffer(_FRAME, dtype=np.uint8)
-        self._make_rings()
+        try:
+            self._make_rings()
+        except BaseException:
+            self.close()
+            raise
         for krings in (self._transmit_krings, self._receive_krings):
             krings["adapter"] = self._frame.ctypes.data

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -32,24 +34,22 @@ class PipePort(Port):
         super().__init__(name, geometry, region)
         self._peer_bell = -1
         self._gone = False
-        asked = geometry
+        self._meeting: Meeting | None = None
         pipe = f"{base}/{identifier}"
-        with opening(name, pipe):
-            self._meeting = Meeting(name, pipe, end)
-            try:
+        try:
+            with opening(name, pipe):
+                self._meeting = Meeting(name, pipe, end)
                 joined = self._meeting.join()
                 if joined is None:
-                    self._be_first()
+                    self._be_first(self._meeting)
                 else:
-                    self._be_second(joined, asked)
-            except BaseException:
-                self._meeting.close()
-                if self._peer_bell >= 0:
-                    os.close(self._peer_bell)
-                os.close(self._bell)
-                raise
+                    self._be_second(joined, geometry)
+            self.region.sharers.append(self._sharer())
+        except BaseException:
+            self.close()
+            raise
 
-    def _be_first(self) -> None:
+    def _be_first(self, meeting: Meeting) -> None:
         """Make the region, both ends' rings in it, and wait for the other end in the background."""
         self._make_region()
         geometry, region = self.geometry, self.region
@@ -69,8 +69,8 @@ class PipePort(Port):
         greeting: dict[str, int | list[int]] = {
             "transmit": theirs_out, "receive": theirs_in, "peer_transmit": mine_out, "peer_receive": mine_in,
         }  # fmt: skip
-        self._meeting.on_connect = self._watch_peer
-        self._meeting.wait(greeting, [region.descriptor, self._bell, self._peer_bell])
+        meeting.on_connect = self._watch_peer
+        meeting.wait(greeting, [region.descriptor, self._bell, self._peer_bell])
 
     def _both_ends(self, count: int, slots: int, *, outward: bool) -> tuple[list[int], list[int]]:
         mine, theirs = [], []
@@ -143,19 +143,29 @@ class PipePort(Port):
         for krings in (self._transmit_krings, self._receive_krings):
             krings["bell"] = self._peer_bell
 
+    def _sharer(self) -> Callable[[], bool]:
+        """Says for the region, which may outlive this port, whether this port's peer has it too."""
+        reference = weakref.ref(self)
+
+        def shared() -> bool:
+            port = reference()
+            return port is not None and not port.closed and port.connected
+
+        return shared
+
     @property
     def connected(self) -> bool:
         """True once the other end has been opened, and until it is gone."""
-        return self._meeting.connection is not None and not self._gone
+        return self._meeting is not None and self._meeting.connection is not None and not self._gone
 
     def service(self) -> None:
-        if not self._gone and self._meeting.peer_is_gone():
+        if not self._gone and self._meeting is not None and self._meeting.peer_is_gone():
             self._gone = True
             for krings in (self._transmit_krings, self._receive_krings):
                 krings["ended"] = 1
 
     def descriptors(self) -> tuple[int, int]:
-        connection = self._meeting.connection
+        connection = self._meeting.connection if self._meeting is not None else None
         return self._bell, -1 if connection is None or self._gone else connection.fileno()
 
     def drops(self) -> dict[str, int]:
@@ -174,6 +184,7 @@ class PipePort(Port):
         return False
 
     def _close(self) -> None:
-        self._meeting.close()
+        if self._meeting is not None:
+            self._meeting.close()
         if self._peer_bell >= 0:
             os.close(self._peer_bell)

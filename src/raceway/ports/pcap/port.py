@@ -1,0 +1,109 @@
+"""Opening `pcap:FILE`: an existing file is read, a new one written, unless the opener says which."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from raceway.memory.layout import PCAP
+from raceway.memory.region import Region
+from raceway.ports.pcap.reader import CaptureReader
+from raceway.ports.pcap.writer import CaptureWriter
+from raceway.ports.port import LINKTYPE_ETHERNET, Geometry, Port
+
+
+class CapturePort(Port):
+    """A capture file as a port with one ring: a receive ring if it is read, a transmit ring if it is written.
+
+    Packets come with their recorded time, their length on the wire and their link type, and keep them on the
+    way to another capture file.
+    """
+
+    kind_code = PCAP
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        geometry: Geometry,
+        region: Region | None = None,
+        write: bool | None = None,
+    ) -> None:
+        super().__init__(name, geometry, region)
+        self.path = path
+        self.reader: CaptureReader | None = None
+        self.writer: CaptureWriter | None = None
+        try:
+            if write or (write is None and path != "-" and not _has_content(path)):
+                self.writer = CaptureWriter(path)
+                rings = (1, 0)
+            else:
+                self.reader = CaptureReader(path)
+                rings = (0, 1)
+                self.link_type = self.reader.link_type or LINKTYPE_ETHERNET
+            self.geometry = replace(self.geometry, transmit_rings=rings[0], receive_rings=rings[1])
+            self._make_rings()
+        except BaseException:
+            self.close()
+            raise
+        for ring in self.rings:
+            ring._kring["metadata_used"] = 1
+            ring._record["link_type"] = self.link_type
+        self._point_at_file()
+
+    def _point_at_file(self) -> None:
+        file = self.writer or self.reader
+        assert file is not None
+        for ring in self.rings:
+            ring._kring["adapter"] = file.record_address
+
+    def be_of_link_type(self, link_type: int) -> None:
+        """Write a file of this LINKTYPE_ value. Only before the first packet."""
+        if self.writer is None or link_type == self.link_type:
+            return
+        if self.writer.packets or self.writer.written:
+            raise ValueError(f"{self.name}: the file has a link type already: {self.link_type}")
+        # What the first writer holds is a header that nobody has seen.
+        self.writer._record.used = 0
+        self.writer.close()
+        self.writer = CaptureWriter(self.path, link_type=link_type)
+        self.link_type = link_type
+        self._point_at_file()
+
+    def service(self) -> None:
+        """Read on, or write out; raise what is wrong with the file once every packet before it was taken."""
+        if self.writer is not None:
+            self.writer.service()
+            return
+        if self.reader is None or not self.rx:
+            return
+        ring = self.rx[0]
+        if ring._kring["attention"]:
+            self.reader.service()
+        if ring.ended and ring.head == ring.tail and self.reader.error is not None:
+            raise self.reader.error
+
+    def rewind(self) -> None:
+        """Read the file from its beginning again; OSError where it has none (standard input)."""
+        if self.reader is None:
+            raise ValueError(f"{self.name}: this file is being written")
+        self.reader.rewind()
+        for ring in self.rx:
+            ring._kring["ended"] = 0
+
+    def drops(self) -> dict[str, int]:
+        file = self.writer or self.reader
+        return {} if file is None else {name: count for name, count in file.drops().items() if count}
+
+    def _close(self) -> None:
+        for file in (self.writer, self.reader):
+            if file is not None:
+                file.close()
+
+
+def _has_content(path: str) -> bool:
+    """True for an existing file that is not empty, and for what is no plain file (a FIFO is read)."""
+    try:
+        return os.path.getsize(path) > 0 or not os.path.isfile(path)
+    except FileNotFoundError:
+        return False
