@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 from collections.abc import Iterator
@@ -37,14 +38,13 @@ def shared_captures() -> list[Path]:
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """No descriptor may stay open, and no name of a pipe may stay taken, after a test."""
-    import gc
-
-    gc.collect()
     before = _descriptors()
     yield
-    gc.collect()
-    left = _descriptors() - before
-    kinds = [kind for kind in (_kind(number) for number in left) if kind]
+    kinds = [kind for kind in (_kind(number) for number in _descriptors() - before) if kind]
+    if kinds:
+        # Perhaps only not collected yet; and collecting after every test would take longer than the tests.
+        gc.collect()
+        kinds = [kind for kind in (_kind(number) for number in _descriptors() - before) if kind]
     assert not kinds, f"left open: {kinds}"
     assert not [name for name in _pipe_names() if f"/t{os.getpid()}n" in name]
 
@@ -59,11 +59,17 @@ def _kind(number: int) -> str:
         target = os.readlink(f"/proc/self/fd/{number}")
     except OSError:
         return ""
-    return target if any(word in target for word in ("raceway", "eventfd", "eventpoll", "socket", ".pcap")) else ""
+    return (
+        target
+        if any(word in target for word in ("raceway", "eventfd", "eventpoll", "socket", ".pcap"))
+        else ""
+    )
 
 
 def _pipe_names() -> list[str]:
-    return [line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "@raceway/" in line]
+    return [
+        line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "@raceway/" in line
+    ]
 
 
 def scaled(count: int, interpreted: int) -> int:

@@ -93,7 +93,9 @@ def main() -> None:
         port.sync()
         print("open", flush=True)
         player = Player([port], np.empty(0, np.int32))
-        for operation in np.random.default_rng(int(seed)).integers(0, 256, int(count), dtype=np.uint8).tolist():
+        for operation in (
+            np.random.default_rng(int(seed)).integers(0, 256, int(count), dtype=np.uint8).tolist()
+        ):
             player.play(operation)
         print(f"done {player.lost}", flush=True)
         sys.stdin.readline()

@@ -42,7 +42,11 @@ def totals():
     max_examples=EXAMPLES,
     deadline=None,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+    ],
 )
 @given(slots=st.integers(2, 70), seed=st.integers(0, 2**32 - 1), fixed=st.binary(max_size=200))
 def test_random_operations_in_one_process_keep_every_buffer(pipe_name, totals, slots, seed, fixed):
@@ -93,7 +97,11 @@ def other():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     script = Path(__file__).parent / "operations.py"
     process = subprocess.Popen(
-        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     yield process
     process.stdin.close()

@@ -26,7 +26,11 @@ class Peer:
     def __init__(self) -> None:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         self.process = subprocess.Popen(
-            [sys.executable, str(PEER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, str(PEER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         assert self.process.stdin
         assert self.process.stdout
@@ -101,7 +105,9 @@ def test_pipes_of_other_numbers_and_names_are_other_pipes(pipe_name):
 
 def test_the_second_opener_may_not_ask_for_another_geometry(pipe_name):
     with raceway.open(pipe_name + "{1", slots=32):
-        with pytest.raises(ValueError, match="transmit slots 64 asked for, but the end opened first has chosen 32"):
+        with pytest.raises(
+            ValueError, match="transmit slots 64 asked for, but the end opened first has chosen 32"
+        ):
             raceway.open(pipe_name + "}1", slots=64)
 
 
@@ -320,7 +326,9 @@ assert not any(int(line.split()[1], 16) for line in open("/proc/self/status") if
 print(go("{pipe_name}"))
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
     assert done.stdout.strip() == "[b'x']", done.stderr
 
 

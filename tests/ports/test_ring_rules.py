@@ -123,7 +123,9 @@ def test_a_bad_buffer_index_in_a_receive_ring_is_found_when_the_slot_is_given_ba
     assert works(a, b)
 
 
-@pytest.mark.parametrize(("length", "offset"), [(2049, 0), (-1, 0), (2048, 1), (1, 2048), (0, -1), (2**31 - 1, 1)])
+@pytest.mark.parametrize(
+    ("length", "offset"), [(2049, 0), (-1, 0), (2048, 1), (1, 2048), (0, -1), (2**31 - 1, 1)]
+)
 def test_a_length_that_does_not_fit_its_buffer_is_an_error(ends, length, offset):
     a, b = ends
     a.tx[0].slots[0]["length"], a.tx[0].slots[0]["offset"] = length, offset

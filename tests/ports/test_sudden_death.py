@@ -24,7 +24,11 @@ ZYGOTE = Path(__file__).parent / "zygote.py"
 def zygote():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
-        [sys.executable, str(ZYGOTE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, str(ZYGOTE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     assert process.stdout.readline().strip() == "warm"
     yield process
@@ -88,7 +92,10 @@ def test_ping_pong_with_random_pauses_loses_no_wake_up(pipe_name):
     the bell meet in every possible order. A lost wake-up is a sleep that only its time-out ends."""
     turns = scaled(1_000_000, 2_000)
     with raceway.open(pipe_name + "{1", slots=4) as a, raceway.open(pipe_name + "}1") as b:
-        states = [loops.state_for(a, count=turns, begin=1, random=1), loops.state_for(b, count=turns, begin=0, random=2)]
+        states = [
+            loops.state_for(a, count=turns, begin=1, random=1),
+            loops.state_for(b, count=turns, begin=0, random=2),
+        ]
         codes: dict[int, int] = {}
 
         def answer() -> None:
@@ -97,7 +104,7 @@ def test_ping_pong_with_random_pauses_loses_no_wake_up(pipe_name):
             b.send([b"last"])
 
         # Compiled before both begin.
-        loops.play.prepare() if hasattr(loops.play, "prepare") else None
+        loops.play.prepare()
         thread = threading.Thread(target=answer)
         thread.start()
         codes[0] = loops.play(states[0][0].ctypes.data)

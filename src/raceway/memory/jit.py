@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,26 +46,43 @@ def inner(function: F) -> F:
         return function
     import numba
 
-    compiled: F = numba.njit(**_OPTIONS)(function)
-    return compiled
+    # Nobody calls it but compiled code, so it needs no face for Python or C.
+    compiled: Any = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    _compile_once(compiled)
+    return cast(F, compiled)
 
 
-def entry(function: Callable[[int], int]) -> Callable[[int], int]:
+def _compile_once(dispatcher: Any) -> None:
+    """Keep numba from compiling a function again for every constant that it is called with: `fail(..., 3)` and
+    `fail(..., 4)` have arguments of different literal types, and each would be a function of its own."""
+    from numba.core import types
+
+    template = dispatcher.get_call_template
+
+    def plain(arguments: Any, keywords: Any) -> Any:
+        return template(
+            tuple(types.unliteral(kind) for kind in arguments),
+            {name: types.unliteral(kind) for name, kind in keywords.items()},
+        )
+
+    dispatcher.get_call_template = plain
+
+
+def entry(function: Callable[[int], int]) -> Entry:
     """Mark a loop that Python calls: one address in, one code out, compiled at the first call and cached on disk."""
-    if INTERPRETED:
-        return function
-    return _Entry(function)
+    return Entry(function)
 
 
-class _Entry:
-    """A loop that compiles (or loads from the cache) when it is called for the first time."""
+class Entry:
+    """A loop that compiles (or loads from the cache) when it is called, or its address asked for, the first time."""
 
     def __init__(self, function: Callable[[int], int]) -> None:
         self.python = function
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
         self.__wrapped__ = function
-        self._compiled: Callable[[int], int] | None = None
+        self._compiled: Callable[[int], int] | None = function if INTERPRETED else None
+        self._pointer = 0
 
     def prepare(self) -> Callable[[int], int]:
         """Compile or load now, and return the machine code's Python face."""
@@ -82,8 +99,21 @@ class _Entry:
             dispatcher.compile("int64(int64)")
             progress_done()
             dispatcher.disable_compile()
+            (result,) = dispatcher.overloads.values()
+            self._pointer = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
             self._compiled = dispatcher
         return self._compiled
+
+    @property
+    def pointer(self) -> int:
+        """What `access.call_batch` calls: the machine code's address; interpreted, a number that stands for it."""
+        if INTERPRETED and not self._pointer:
+            from raceway.memory.access import interpreted_batches
+
+            self._pointer = id(self)
+            interpreted_batches[self._pointer] = self.python
+        self.prepare()
+        return self._pointer
 
     def __call__(self, address: int) -> int:
         return (self._compiled or self.prepare())(address)

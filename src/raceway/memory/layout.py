@@ -115,8 +115,10 @@ KRING = lines(
      ("slot_count", "<i8"), ("transmit", "<i8"), ("kind", "<i8")],
     [("head", "<i8"), ("tail", "<i8"), ("peer", "<i8"), ("bell", "<i8"), ("region", "<i8"), ("adapter", "<i8"),
      ("metadata_used", "<i8"), ("ended", "<i8")],
-    # The last error (a code of `memory.ring`), the slot it was found in and the value; what needs Python's help.
-    [("error", "<i8"), ("error_slot", "<i8"), ("error_value", "<i8"), ("attention", "<i8"), ("dropped", "<i8")],
+    # The last error (a code of `memory.ring`), the slot it was found in and the value; whether Python's help is
+    # needed; and the address of the adapter's sync, `int64 sync(int64 kring)`.
+    [("error", "<i8"), ("error_slot", "<i8"), ("error_value", "<i8"), ("attention", "<i8"), ("dropped", "<i8"),
+     ("sync", "<i8")],
 )  # fmt: skip
 
 PORT_STATE = lines(

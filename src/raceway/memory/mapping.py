@@ -1,4 +1,4 @@
-"""A file's bytes as an array: mmap(2) without Python's own, which keeps a second descriptor open as long as it lives."""
+"""A file's bytes as an array, by mmap(2) itself: Python's own keeps a second descriptor open as long as it lives."""
 
 from __future__ import annotations
 
@@ -31,4 +31,4 @@ def map_shared(descriptor: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]
         raise OSError(error, f"mapping {size:,} bytes of shared memory: {os.strerror(error)}")
     room = (ctypes.c_uint8 * size).from_address(address)
     weakref.finalize(room, _libc.munmap, address, size)
-    return np.frombuffer(room, dtype=np.uint8)
+    return np.frombuffer(memoryview(room), dtype=np.uint8)

@@ -43,6 +43,8 @@ _RINGS_BYTES = 1 << 26
 _SPARE_BUFFERS = 1 << 15
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
+_this_process = threading.Lock()
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -56,7 +58,6 @@ class Region:
     def __init__(
         self, *, buffer_size: int = BUFFER_SIZE, buffers: int = 0, descriptor: int | None = None
     ) -> None:
-        self._lock = threading.Lock()
         self.sharers: list[Callable[[], bool]] = []
         """Each says whether another process has the region now."""
         if descriptor is None:
@@ -117,8 +118,9 @@ class Region:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        # A POSIX record lock goes with its process, so SIGKILL leaves none; threads need one of their own.
-        with self._lock:
+        # A POSIX record lock goes with its process, so SIGKILL leaves none. But it does not keep a process's own
+        # threads apart, and one process may have the region twice: both ends of a pipe.
+        with _this_process:
             fcntl.lockf(self.descriptor, fcntl.LOCK_EX)
             try:
                 yield

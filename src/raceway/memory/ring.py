@@ -164,9 +164,18 @@ def count_arrivals(kring: Kring, ring: Ring, tail: int) -> None:
 
 
 @inner
+def accept(kring: Kring, count: int) -> None:
+    """The `count` slots that the prologue has checked are no longer the user's.
+
+    By the count and not by the ring's head, which its user may have moved again since the prologue looked.
+    """
+    head = kring.head + count
+    kring.head = head - kring.slot_count if head >= kring.slot_count else head
+
+
+@inner
 def publish(kring: Kring, ring: Ring) -> None:
-    """Hand the slots before the user's head to the other end of a shared ring."""
-    kring.head = ring.head
+    """Hand all slots before the Kring's head to the other end of a shared ring."""
     store_release(ring.address + _PUBLISHED, kring.head)
 
 

@@ -26,7 +26,7 @@ def open(
     buffer_size: int | None = None,
     extra_buffers: int = 0,
     region: Region | None = None,
-    write: bool | None = None,
+    write: bool = False,
 ) -> Port:
     """Open a port by its name, as netmap writes it: `netmap:x{1`, `pcap:FILE`, `null:`; options after `@conf:`.
 
@@ -34,7 +34,7 @@ def open(
     a multiple of 64 from 64 to 65,536; extra_buffers: buffers that no ring holds (`port.extra_buffers`);
     region: another port's `region`, so that packets move between the two by swapping buffer indexes
     (a pipe whose other end was opened first lies in that end's region all the same);
-    write: for pcap:FILE, whether the file is written (None: an existing file is read, a new one written).
+    write: for pcap:FILE, make or empty the file and write it, instead of reading it.
     Options in the name (`@conf:slots=512`, see netmap(4)) win over keywords.
 
     Raises PortNameError for a name that is wrong, NotBuiltYetError for a kind of port that this version has not,
@@ -98,9 +98,7 @@ def _open_null(name: str, parsed: PortName, geometry: Geometry, region: Region |
     return NullPort(name, geometry, region)
 
 
-def _open_pcap(
-    name: str, parsed: PortName, geometry: Geometry, region: Region | None, write: bool | None
-) -> Port:
+def _open_pcap(name: str, parsed: PortName, geometry: Geometry, region: Region | None, write: bool) -> Port:
     from raceway.ports.pcap.port import CapturePort
 
     return CapturePort(name, parsed.path or "", geometry, region, write)

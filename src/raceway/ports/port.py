@@ -20,6 +20,7 @@ import numpy as np
 
 from raceway.errors import EndOfStream, RacewayError, RingError
 from raceway.memory import ring as codes
+from raceway.memory.jit import Entry
 from raceway.memory.layout import KRING, SLOT, Kring, PortState
 from raceway.memory.region import BUFFER_SIZE, Region, check_buffer_size, check_ring_size
 from raceway.memory.structures import allocate
@@ -172,9 +173,7 @@ class PortRing:
     def sync(self) -> None:
         """txsync or rxsync of this ring alone. RingError if it was used wrongly."""
         self.port._check_open()
-        from raceway.ports.sync import sync_ring
-
-        if sync_ring(self.address) < 0:
+        if self.port.adapter(self.address) < 0:
             self.repair_and_raise()
 
     def repair_and_raise(self) -> None:
@@ -222,7 +221,8 @@ class Port:
     """
 
     kind_code = 0
-    receives = transmits = True
+    adapter: Entry
+    """The adapter's sync: `int64 sync(int64 kring)`, for every ring of the port."""
 
     def __init__(self, name: str, geometry: Geometry, region: Region | None = None) -> None:
         self.name = name
@@ -290,6 +290,7 @@ class Port:
             kring = krings[index]
             view = PortRing(self, offset, kring, krings.ctypes.data + index * KRING.itemsize)
             kring["kind"] = self.kind_code
+            kring["sync"] = self.adapter.pointer
             if view.transmit:
                 # A transmit ring starts with everything but one slot in the user's hands.
                 view._record["tail"] = kring["tail"] = view.size - 1

@@ -82,6 +82,7 @@ class Forwarder:
     """Runs one or more ways in the calling thread until all have ended."""
 
     def __init__(self, ways: list[Way]) -> None:
+        forward.prepare()
         self.ways = ways
         self.directions = allocate(Direction, len(ways))
         self.batches = allocate(Batch, len(ways))

@@ -102,7 +102,6 @@ def _forward_ring(
         direction.judged_ring = number
     while first != tail and taken < CHUNK:
         if direction.limit > 0 and direction.taken >= direction.limit:
-            direction.ended = 1
             break
         slots = _packet_slots(source, first, tail)
         if slots == 0:
@@ -233,6 +232,8 @@ def _round(state: Forward, direction: Direction) -> int:
         if outgoing.ended != 0:
             direction.ended = 1
     if all_ended != 0 and unread == 0:
+        direction.ended = 1
+    if direction.limit > 0 and direction.taken >= direction.limit:
         direction.ended = 1
     return moved
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from raceway.memory.layout import NULL
 from raceway.memory.region import Region
-from raceway.ports.null.sync import LENGTH
+from raceway.ports.null.sync import LENGTH, null_sync
 from raceway.ports.port import Geometry, Port
 
 # Ethernet broadcast from a locally administered address, IPv4, UDP to the discard port (RFC 863) with 18 bytes.
@@ -21,6 +21,7 @@ class NullPort(Port):
     """Swallows everything sent, supplies a 60-byte frame for ever."""
 
     kind_code = NULL
+    adapter = null_sync
 
     def __init__(self, name: str, geometry: Geometry, region: Region | None = None) -> None:
         super().__init__(name, geometry, region)

@@ -7,17 +7,22 @@ frame of `LENGTH` bytes, written anew each time, for a bridge may have put any o
 from __future__ import annotations
 
 from raceway.memory.access import copy_line
-from raceway.memory.jit import inner
+from raceway.memory.jit import entry
 from raceway.memory.layout import SLOT_SIZE, Kring, Ring, Slot
-from raceway.memory.ring import count_arrivals, following
+from raceway.memory.ring import accept, count_arrivals, following, prologue
 
 LENGTH = 60
 
 
-@inner
-def null_sync(kring: Kring, ring: Ring, count: int) -> int:
+@entry
+def null_sync(address: int) -> int:
     """Give every slot back to the user; as packets, if this is a receive ring."""
-    kring.head = ring.head
+    kring = Kring(address)
+    ring = Ring(kring.ring)
+    count = prologue(kring, ring)
+    if count < 0:
+        return count
+    accept(kring, count)
     tail = kring.head - 1 if kring.head > 0 else kring.slot_count - 1
     if kring.transmit == 0:
         index = kring.tail

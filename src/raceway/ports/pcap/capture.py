@@ -114,7 +114,7 @@ def _load(reader: CaptureReader, packets: int | None) -> tuple[npt.NDArray[np.in
     load: Any = Load(array.ctypes.data)
     load.reader = record.address
     found: list[npt.NDArray[np.int64]] = []
-    # A file holds fewer bytes of packets than its own; what that is of compressed bytes, time will tell.
+    # One allocation for most files: fresh memory costs more than parsing.
     data: npt.NDArray[np.uint8] = np.empty(reader.size_hint, dtype=np.uint8)
     scratch = np.empty((0, _COLUMNS), dtype=np.int64)
     total = 0

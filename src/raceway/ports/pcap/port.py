@@ -1,15 +1,23 @@
-"""Opening `pcap:FILE`: an existing file is read, a new one written, unless the opener says which."""
+"""Opening `pcap:FILE`: the file is read, unless the opener says that it is to be written.
+
+A name alone never makes a file: a slip of the pen in a name would fill the disk from `null:`.
+"""
 
 from __future__ import annotations
 
-import os
+import time
 from dataclasses import replace
 
 from raceway.memory.layout import PCAP
 from raceway.memory.region import Region
+from raceway.ports.pcap.formats import LINK_NULL_EXPLICIT
 from raceway.ports.pcap.reader import CaptureReader
+from raceway.ports.pcap.sync import capture_sync
 from raceway.ports.pcap.writer import CaptureWriter
 from raceway.ports.port import LINKTYPE_ETHERNET, Geometry, Port
+
+FLUSH_INTERVAL = 200_000_000
+"""Nanoseconds after which a file that is being written shows what it was given, full window or not."""
 
 
 class CapturePort(Port):
@@ -20,6 +28,7 @@ class CapturePort(Port):
     """
 
     kind_code = PCAP
+    adapter = capture_sync
 
     def __init__(
         self,
@@ -27,20 +36,21 @@ class CapturePort(Port):
         path: str,
         geometry: Geometry,
         region: Region | None = None,
-        write: bool | None = None,
+        write: bool = False,
     ) -> None:
         super().__init__(name, geometry, region)
         self.path = path
         self.reader: CaptureReader | None = None
         self.writer: CaptureWriter | None = None
+        self._flushed = 0
         try:
-            if write or (write is None and path != "-" and not _has_content(path)):
+            if write:
                 self.writer = CaptureWriter(path)
                 rings = (1, 0)
             else:
                 self.reader = CaptureReader(path)
                 rings = (0, 1)
-                self.link_type = self.reader.link_type or LINKTYPE_ETHERNET
+                self.link_type = LINKTYPE_ETHERNET if self.reader.link_type is None else self.reader.link_type
             self.geometry = replace(self.geometry, transmit_rings=rings[0], receive_rings=rings[1])
             self._make_rings()
         except BaseException:
@@ -48,7 +58,8 @@ class CapturePort(Port):
             raise
         for ring in self.rings:
             ring._kring["metadata_used"] = 1
-            ring._record["link_type"] = self.link_type
+            # 0 stands for "not known" in a ring, so LINKTYPE_NULL, which is 0 too, has another number there.
+            ring._record["link_type"] = self.link_type or LINK_NULL_EXPLICIT
         self._point_at_file()
 
     def _point_at_file(self) -> None:
@@ -73,7 +84,12 @@ class CapturePort(Port):
     def service(self) -> None:
         """Read on, or write out; raise what is wrong with the file once every packet before it was taken."""
         if self.writer is not None:
-            self.writer.service()
+            now = time.time_ns()
+            self.writer.now = now
+            wanted = any(ring._kring["attention"] for ring in self.tx)
+            if wanted or now - self._flushed > FLUSH_INTERVAL:
+                self.writer.service()
+                self._flushed = now
             return
         if self.reader is None or not self.rx:
             return
@@ -99,11 +115,3 @@ class CapturePort(Port):
         for file in (self.writer, self.reader):
             if file is not None:
                 file.close()
-
-
-def _has_content(path: str) -> bool:
-    """True for an existing file that is not empty, and for what is no plain file (a FIFO is read)."""
-    try:
-        return os.path.getsize(path) > 0 or not os.path.isfile(path)
-    except FileNotFoundError:
-        return False

@@ -38,6 +38,7 @@ from raceway.ports.pcap.sources import File, Source, open_source
 
 WINDOW = 4 << 20
 _WINDOW_MINIMUM = 64
+_SIZE_HINT_MAXIMUM = 1 << 30
 
 
 class CaptureReader:
@@ -148,9 +149,9 @@ class CaptureReader:
 
     @property
     def size_hint(self) -> int:
-        """The most bytes of packets that the file can hold; 0 if that cannot be known beforehand."""
+        """A guess at how many bytes of packets the file holds: its size, up to 1 GiB; 0 if that says nothing."""
         size = None if self._source.compressed else self._file.size()
-        return size or 0
+        return min(size or 0, _SIZE_HINT_MAXIMUM)
 
     def rewind(self) -> None:
         """Start again from the file's beginning; the counts go on. OSError (ESPIPE) for standard input and

@@ -11,8 +11,9 @@ A packet longer than one buffer is a chain of slots with MORE_FRAGMENTS; its met
 from __future__ import annotations
 
 from raceway.memory.access import copy, copy_line, load_u32, store_32
-from raceway.memory.jit import inner
+from raceway.memory.jit import entry, inner
 from raceway.memory.layout import METADATA, MORE_FRAGMENTS, SLOT, Kring, Metadata, Ring, Slot
+from raceway.memory.ring import prologue
 from raceway.ports.pcap.formats import (
     ENHANCED_PACKET,
     LINK_NULL_EXPLICIT,
@@ -292,3 +293,18 @@ def transmit_sync(kring: Kring, ring: Ring, count: int) -> None:
         tail += size
     kring.tail = tail
     ring.tail = tail
+
+
+@entry
+def capture_sync(address: int) -> int:
+    """The adapter's sync: check what the user did, then read into or write from the ring."""
+    kring = Kring(address)
+    ring = Ring(kring.ring)
+    count = prologue(kring, ring)
+    if count < 0:
+        return count
+    if kring.transmit != 0:
+        transmit_sync(kring, ring, count)
+    else:
+        receive_sync(kring, ring, count)
+    return 0

@@ -14,6 +14,7 @@ from raceway.errors import RegionError
 from raceway.memory.layout import MORE_FRAGMENTS, PIPE, REGION_MAGIC, RING
 from raceway.memory.region import Region
 from raceway.ports.pipe.rendezvous import Joined, Meeting, opening
+from raceway.ports.pipe.sync import pipe_sync
 from raceway.ports.port import RINGS_LIMIT, Geometry, Port, PortRing
 
 
@@ -21,6 +22,7 @@ class PipePort(Port):
     """One end of a pipe. Whichever end is opened first decides the geometry and makes the region."""
 
     kind_code = PIPE
+    adapter = pipe_sync
 
     def __init__(
         self,
@@ -172,7 +174,8 @@ class PipePort(Port):
         """`peer_gone`: packets that this end published and the other, gone, has not taken."""
         if not self._gone:
             return {}
-        return {"peer_gone": sum(self._left_in(ring) for ring in self.tx)}
+        left = sum(self._left_in(ring) for ring in self.tx)
+        return {"peer_gone": left} if left else {}
 
     def _left_in(self, ring: PortRing) -> int:
         peer = int(ring._kring["peer"]) - self.region.base

@@ -13,24 +13,32 @@ any moment has handed over all of a batch or nothing of it::
 
 from __future__ import annotations
 
-from raceway.memory.jit import inner
+from raceway.memory.jit import entry, inner
 from raceway.memory.layout import Kring, Ring
 from raceway.memory.ring import (
     BAD_PEER,
+    accept,
     count_arrivals,
     distance,
     fail,
     peer_is_waiting,
     peer_published,
+    prologue,
     publish,
 )
 from raceway.memory.waiting import ring_bell
 
 
-@inner
-def pipe_sync(kring: Kring, ring: Ring, count: int) -> int:
-    """Publish `count` slots, and own what the other end has published since."""
+@entry
+def pipe_sync(address: int) -> int:
+    """Publish the slots that the user is done with, and own what the other end has published since."""
+    kring = Kring(address)
+    ring = Ring(kring.ring)
+    count = prologue(kring, ring)
+    if count < 0:
+        return count
     if count != 0:
+        accept(kring, count)
         publish(kring, ring)
     seen = peer_published(kring)
     if seen < 0 or seen >= kring.slot_count:

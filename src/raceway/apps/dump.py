@@ -1,0 +1,103 @@
+"""`raceway dump`: a line for each packet, or a capture file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from raceway.apps.forwarder.forwarder import Forwarder, Way
+from raceway.apps.report import Ticker, final_report
+from raceway.apps.summary import summary_line
+from raceway.errors import EndOfStream
+from raceway.ports.opening import open as open_port
+from raceway.ports.pcap.port import CapturePort
+from raceway.ports.port import Geometry, Port
+
+
+def record(port: str, file: str, *, limit: int, json: bool) -> None:
+    """Record what a port receives to a capture file."""
+    with open_port(port) as source:
+        slots = max((ring.size for ring in source.rx), default=1024)
+        target = CapturePort(f"pcap:{file}", file, Geometry(transmit_slots=slots), source.region, write=True)
+        with target:
+            _wait_for_first(source)
+            target.be_of_link_type(source.link_type)
+            forwarder = Forwarder([Way(source, target, limit=limit)])
+            ticker = Ticker()
+            began = time.monotonic()
+
+            def look(running: Forwarder) -> None:
+                counted = running.counters()
+                ticker.tick(counted["taken"], counted["taken_bytes"], sum(running.drops().values()))
+
+            try:
+                forwarder.run(look)
+            except KeyboardInterrupt:
+                pass
+            seconds = time.monotonic() - began
+            target.sync()
+            target.service()
+            counted = forwarder.counters()
+            summary: dict[str, Any] = {
+                "packets": counted["taken"],
+                "bytes": counted["taken_bytes"],
+                "batches": counted["batches"],
+                "seconds": seconds,
+                "drops": forwarder.drops() | source.drops() | target.drops(),
+                "file": file,
+            }
+        # Closed, so the file is whole when the report says so.
+        final_report("dump", port, summary, json=json, to_stderr=file == "-")
+
+
+def _wait_for_first(source: Port) -> None:
+    """A file's header tells the link type, and a pipe's is known with its first packet."""
+    try:
+        while True:
+            source.rxsync()
+            if any(ring.space or ring.ended for ring in source.rx):
+                return
+            source.wait(0.5)
+    except KeyboardInterrupt:
+        return
+
+
+def print_packets(port: str, *, limit: int, hexadecimal: bool, json: bool) -> None:
+    """Print a line for each packet."""
+    packets = octets = batches = 0
+    began = time.monotonic()
+    with open_port(port) as source:
+        try:
+            while not limit or packets < limit:
+                batch = source.receive(limit=limit - packets if limit else None)
+                batches += 1
+                lines = []
+                for packet in batch:
+                    lines.append(summary_line(packet, source.link_type))
+                    octets += len(packet)
+                    if hexadecimal:
+                        lines += hexdump(bytes(packet))
+                packets += len(batch)
+                sys.stdout.write("\n".join(lines) + "\n")
+                sys.stdout.flush()
+        except (EndOfStream, KeyboardInterrupt):
+            pass
+        summary = {
+            "packets": packets,
+            "bytes": octets,
+            "batches": batches,
+            "seconds": time.monotonic() - began,
+            "drops": source.drops(),
+        }
+        final_report("dump", port, summary, json=json, to_stderr=not json)
+
+
+def hexdump(data: bytes) -> list[str]:
+    """The bytes, 16 a line: offset, hexadecimal, ASCII."""
+    lines = []
+    for start in range(0, len(data), 16):
+        row = data[start : start + 16]
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+        lines.append(f"    {start:04x}  {row.hex(' '):<47}  {text}")
+    return lines

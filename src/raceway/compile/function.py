@@ -1,0 +1,89 @@
+"""`@packet_function`: an ordinary function of a packet that runs interpreted, native, and (elsewhere) in the kernel.
+
+Decorating reads the function's source and refuses what no target supports; it imports no compiler. Compiling happens
+at the first `native()`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from raceway.compile.checker import check
+from raceway.compile.kernel import InterpretedKernel, Kernel
+from raceway.compile.packet import Packet
+from raceway.compile.source import Source
+from raceway.compile.verdicts import Verdict
+from raceway.memory.jit import INTERPRETED
+
+REASONS = ("out_of_bounds", "arithmetic", "bad_verdict", "other_error")
+"""Why a packet is ABORTED: the names of the counters in `memory.layout.BATCH`."""
+
+
+class PacketFunction:
+    """A function that decides about packets.
+
+    Calling it with a `Packet` runs the function as it is written and returns a `Verdict`; whatever it raises comes
+    out (IndexError for a read past the packet's end). `run` is the same as the loops do it.
+    """
+
+    def __init__(self, function: Callable[[Any], int]) -> None:
+        self.source = Source(function)
+        self.function = function
+        self.locals = check(self.source)
+        self._native: Kernel | None = None
+        self._interpreted: InterpretedKernel | None = None
+        functools.update_wrapper(self, function)
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.source.name
+
+    def __call__(self, packet: Any) -> Verdict:
+        return Verdict(self.function(packet))
+
+    def run(self, packet: Packet) -> tuple[Verdict, str]:
+        """Run on one packet as the loops do: (verdict, ""), or (ABORTED, one of `REASONS`). Never raises."""
+        try:
+            verdict = self.function(packet)
+        except IndexError:
+            return Verdict.ABORTED, "out_of_bounds"
+        except ZeroDivisionError:
+            return Verdict.ABORTED, "arithmetic"
+        except Exception:
+            return Verdict.ABORTED, "other_error"
+        if not isinstance(verdict, int) or not 0 <= verdict <= 4:
+            return Verdict.ABORTED, "bad_verdict"
+        return Verdict(verdict), ""
+
+    def native(self) -> Kernel:
+        """Return the batch kernel, compiled at the first call; with NUMBA_DISABLE_JIT=1 it is the interpreted one.
+
+        Raises PacketFunctionError, with the user's line, for what cannot be compiled.
+        """
+        if INTERPRETED:
+            return self.interpreted()
+        if self._native is None:
+            from raceway.compile.native import compile_kernel
+
+            self._native = compile_kernel(self)
+        return self._native
+
+    def interpreted(self) -> InterpretedKernel:
+        """Return a batch kernel that runs the function as it is written."""
+        if self._interpreted is None:
+            self._interpreted = InterpretedKernel(self)
+        return self._interpreted
+
+    def __repr__(self) -> str:
+        return f"<packet function {self.name} of {self.source.file}:{self.source.tree.lineno}>"
+
+
+def packet_function(function: Callable[[Any], int]) -> PacketFunction:
+    """Make a packet function of `def name(packet)` that returns a verdict.
+
+    Raises PacketFunctionError, with file, line and column, for what no target supports.
+    """
+    return PacketFunction(function)

@@ -1,0 +1,303 @@
+"""The compiled packet: numba types for packets and header views, and how loads and stores become instructions.
+
+A compiled packet is a value of five words: where its bytes start and end, and what the loop handed in. A load is::
+
+    if offset > 65535 - size (unsigned): return OUT_OF_BOUNDS
+    if data + offset + size > end:       return OUT_OF_BOUNDS
+    value = *(data + offset)
+
+in exactly that form because it is the form that the kernel's verifier can follow (a bounded offset added to the packet
+pointer, then a comparison with the end). There is no other memory access to a packet anywhere.
+
+Only imported when something is compiled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.imputils import lower_getattr_generic, lower_setattr_generic
+from numba.core.typing import signature
+from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr, infer_global
+from numba.extending import lower_builtin, models, register_model
+
+from raceway.compile import checksums, headers, locate, lowering_addresses, twins
+from raceway.compile.headers import Field
+from raceway.compile.lowering_addresses import (
+    FIVE_TUPLE,
+    IPV6,
+    SCALARS,
+    WORDS,
+    address_number,
+    build,
+    ipv6_halves,
+)
+
+_i8, _i64 = ir.IntType(8), ir.IntType(64)
+
+
+class PacketType(types.Type):
+    """The type of a packet in compiled code."""
+
+    def __init__(self) -> None:
+        super().__init__(name="packet")
+
+
+PACKET = PacketType()
+
+
+@register_model(PacketType)
+class _PacketModel(models.StructModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        members = [("data", types.voidptr), ("end", types.voidptr)]
+        members += [(name, types.int64) for name in headers.GIVEN]
+        super().__init__(manager, kind, members)
+
+
+class ViewType(types.Type):
+    """The type of a header view."""
+
+    def __init__(self, header: headers.Header) -> None:
+        self.header = header
+        super().__init__(name=f"packet.{header.name}")
+
+
+VIEWS = {name: ViewType(header) for name, header in headers.HEADERS.items()}
+
+
+@register_model(ViewType)
+class _ViewModel(models.StructModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, [("packet", PACKET), ("offset", types.int64)])
+
+
+# Loads and stores.
+
+
+def pointer(context: Any, builder: Any, packet: Any, offset: Any, size: int) -> Any:
+    """Emit the bounds check of `size` bytes at `offset`; return the pointer to them."""
+    value = cgutils.create_struct_proxy(PACKET)(context, builder, value=packet)
+    limit = ir.Constant(_i64, headers.MAXIMUM_PACKET - size)
+    with builder.if_then(builder.icmp_unsigned(">", offset, limit), likely=False):
+        twins.fail(builder, twins.OUT_OF_BOUNDS)
+    start = builder.gep(value.data, [offset])
+    behind = builder.gep(start, [ir.Constant(_i64, size)])
+    with builder.if_then(builder.icmp_unsigned(">", behind, value.end), likely=False):
+        twins.fail(builder, twins.OUT_OF_BOUNDS)
+    return start
+
+
+def load(context: Any, builder: Any, packet: Any, offset: Any, size: int, *, little: bool = False) -> Any:
+    """Emit a load of `size` bytes as a number of 64 bits; only 8 bytes can be negative."""
+    place = pointer(context, builder, packet, offset, size)
+    value = builder.load(builder.bitcast(place, ir.IntType(size * 8).as_pointer()), align=1)
+    if size > 1 and not little:
+        value = builder.bswap(value)
+    return value if size == 8 else builder.zext(value, _i64)
+
+
+def store(
+    context: Any, builder: Any, packet: Any, offset: Any, size: int, value: Any, *, little: bool = False
+) -> None:
+    """Emit a store of the low `size` bytes of a number."""
+    place = pointer(context, builder, packet, offset, size)
+    if size < 8:
+        value = builder.trunc(value, ir.IntType(size * 8))
+    if size > 1 and not little:
+        value = builder.bswap(value)
+    builder.store(value, builder.bitcast(place, ir.IntType(size * 8).as_pointer()), align=1)
+
+
+def _register_access(name: str, size: int) -> type[AbstractTemplate]:
+    key, little, stores = f"packet.{name}", name.endswith("_little"), name.startswith("store")
+
+    class Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            wanted = 2 if stores else 1
+            if kws or len(args) != wanted or not all(is_number(one) for one in args):
+                return None
+            result = types.none if stores else types.int64
+            return signature(result, *[types.int64] * wanted, recvr=PACKET)
+
+    Template.key = key
+
+    if stores:
+
+        @lower_builtin(key, PacketType, types.int64, types.int64)
+        def lower_store(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            store(context, builder, args[0], args[1], size, args[2], little=little)
+            return context.get_dummy_value()
+
+    else:
+
+        @lower_builtin(key, PacketType, types.int64)
+        def lower_load(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return load(context, builder, args[0], args[1], size, little=little)
+
+    return Template
+
+
+def is_number(kind: Any) -> bool:
+    """Tell whether a type is an integer, a truth value or an address that is one."""
+    return isinstance(kind, types.Integer | types.Boolean) or kind in SCALARS.values()
+
+
+_ACCESSES = {**headers.LOADS, **headers.STORES, **headers.LITTLE}
+_METHODS = {name: _register_access(name, size) for name, size in _ACCESSES.items()}
+
+
+@infer_global(len)
+class _Length(AbstractTemplate):
+    def generic(self, args: Any, kws: Any) -> Any:
+        return signature(types.int64, PACKET) if args == (PACKET,) and not kws else None
+
+
+@lower_builtin(len, PacketType)
+def _length(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    value = cgutils.create_struct_proxy(PACKET)(context, builder, value=args[0])
+    return builder.sub(builder.ptrtoint(value.end, _i64), builder.ptrtoint(value.data, _i64))
+
+
+# Attributes of a packet.
+
+
+@infer_getattr
+class _PacketAttributes(AttributeTemplate):
+    key = PacketType
+
+    def generic_resolve(self, kind: Any, name: str) -> Any:
+        if name in _METHODS:
+            return types.BoundFunction(_METHODS[name], PACKET)
+        if name in VIEWS:
+            twins.signature(self.context, getattr(locate, name), (PACKET,))
+            return VIEWS[name]
+        if name in headers.FACTS:
+            twins.signature(self.context, getattr(locate, name), (PACKET,))
+            return types.boolean if headers.FACTS[name][1] else types.int64
+        if name == "five_tuple":
+            return FIVE_TUPLE
+        return types.int64 if name in headers.GIVEN else None
+
+
+@lower_getattr_generic(PacketType)
+def _packet_attribute(context: Any, builder: Any, kind: Any, value: Any, name: str) -> Any:
+    if name in headers.GIVEN:
+        return getattr(cgutils.create_struct_proxy(PACKET)(context, builder, value=value), name)
+    if name == "five_tuple":
+        place = cgutils.alloca_once(builder, ir.ArrayType(_i64, 5))
+        words = builder.bitcast(place, _i64.as_pointer())
+        twins.call(context, builder, locate.five_tuple, (PACKET, WORDS), (value, words))
+        loaded = [builder.load(builder.gep(words, [ir.Constant(_i64, index)])) for index in range(5)]
+        return build(context, builder, FIVE_TUPLE, loaded)
+    found = twins.call(context, builder, getattr(locate, name), (PACKET,), (value,))
+    if name in headers.FACTS:
+        return found
+    return build(context, builder, VIEWS[name], [value, found])
+
+
+# Attributes of a view.
+
+
+@infer_getattr
+class _ViewAttributes(AttributeTemplate):
+    key = ViewType
+
+    def generic_resolve(self, kind: Any, name: str) -> Any:
+        if name == "offset":
+            return types.int64
+        if name == "packet":
+            return PACKET
+        if name == "inner" and kind is VIEWS["vlan"]:
+            twins.signature(self.context, locate.inner_vlan, (PACKET, types.int64))
+            return kind
+        one = kind.header.by_name.get(name)
+        return None if one is None else lowering_addresses.OF_KIND[one.kind]
+
+
+def _at(builder: Any, offset: Any, at: int) -> Any:
+    return builder.add(offset, ir.Constant(_i64, at)) if at else offset
+
+
+@lower_getattr_generic(ViewType)
+def _view_attribute(context: Any, builder: Any, kind: Any, value: Any, name: str) -> Any:
+    view = cgutils.create_struct_proxy(kind)(context, builder, value=value)
+    if name in ("offset", "packet"):
+        return getattr(view, name)
+    if name == "inner":
+        found = twins.call(
+            context, builder, locate.inner_vlan, (PACKET, types.int64), (view.packet, view.offset)
+        )
+        return build(context, builder, kind, [view.packet, found])
+    return _read(context, builder, view, kind.header.by_name[name])
+
+
+def _read(context: Any, builder: Any, view: Any, one: Field) -> Any:
+    at, size, shift, mask = one.container
+
+    def word(more: int, bytes_: int) -> Any:
+        return load(context, builder, view.packet, _at(builder, view.offset, at + more), bytes_)
+
+    if one.kind == "mac":
+        return builder.or_(builder.shl(word(0, 2), ir.Constant(_i64, 32)), word(2, 4))
+    if one.kind == "ipv6":
+        return build(context, builder, IPV6, [word(0, 8), word(8, 8)])
+    found = word(0, size)
+    if shift:
+        found = builder.lshr(found, ir.Constant(_i64, shift))
+    if one.bits < size * 8:
+        found = builder.and_(found, ir.Constant(_i64, mask))
+    if one.scale:
+        found = builder.shl(found, ir.Constant(_i64, one.scale))
+    return builder.icmp_signed("!=", found, ir.Constant(_i64, 0)) if one.kind == "flag" else found
+
+
+@lower_setattr_generic(ViewType)
+def _set_view_attribute(context: Any, builder: Any, sig: Any, args: Any, name: str) -> None:
+    kind, given = sig.args
+    view = cgutils.create_struct_proxy(kind)(context, builder, value=args[0])
+    one = kind.header.by_name[name]
+    at, size, shift, mask = one.container
+    integers: list[Any]
+    if one.kind == "ipv6":
+        function: Any = checksums.set_ipv6_address
+        integers = [at, *ipv6_halves(context, builder, given, args[1])]
+    else:
+        number = address_number(context, builder, given, args[1])
+        if one.kind == "mac":
+            function, integers = checksums.set_mac, [at, number]
+        elif one.keeps == headers.IP_ADDRESS:
+            function, integers = checksums.set_ipv4_address, [at, number]
+        elif one.keeps in (headers.TRANSPORT, headers.TRANSPORT_LENGTH):
+            function = checksums.set_transport_field
+            place = checksums.CHECKSUM_AT[kind.header.name]
+            udp, twice = int(kind.header.name == "udp"), int(one.keeps == headers.TRANSPORT_LENGTH)
+            integers = [at, size, shift, mask, number, place, udp, twice]
+        else:
+            function = checksums.set_ip_header if one.keeps == headers.IP_HEADER else checksums.set_plain
+            integers = [at, size, shift, mask, number]
+    values = [ir.Constant(_i64, one) if isinstance(one, int) else one for one in (view.offset, *integers)]
+    twins.call(context, builder, function, (PACKET, *[types.int64] * len(values)), (view.packet, *values))
+
+
+# Truth of packets and views.
+
+
+@infer_global(bool)
+class _Truth(AbstractTemplate):
+    def generic(self, args: Any, kws: Any) -> Any:
+        if len(args) == 1 and isinstance(args[0], ViewType | PacketType):
+            return signature(types.boolean, args[0])
+        return None
+
+
+@lower_builtin(bool, ViewType)
+def _view_truth(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    view = cgutils.create_struct_proxy(sig.args[0])(context, builder, value=args[0])
+    return builder.icmp_signed(">=", view.offset, ir.Constant(_i64, 0))
+
+
+@lower_builtin(bool, PacketType)
+def _packet_truth(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return cgutils.true_bit

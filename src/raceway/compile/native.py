@@ -1,0 +1,183 @@
+"""The native target: a packet function as machine code, in a loop over a batch. Only imported to compile."""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils, errors, types
+from numba.extending import intrinsic
+
+from raceway.compile import headers, lowering, lowering_state, native_errors, native_helpers, twins
+from raceway.compile.checker import check
+from raceway.compile.lowering import PACKET
+from raceway.compile.pipeline import OFTEN
+from raceway.compile.rewrite import Rewriter
+from raceway.compile.source import Source
+from raceway.memory.access import load_i64, store_8
+from raceway.memory.layout import Batch, Metadata, Slot
+
+if TYPE_CHECKING:
+    from raceway.compile.function import PacketFunction
+
+_i64 = ir.IntType(64)
+_BAD_VERDICT = -1
+_FAILED = -16
+
+__all__ = ["NativeKernel", "compile_kernel", "lowering", "lowering_state", "native_helpers"]
+
+
+class NativeKernel:
+    """Machine code of one packet function's loop. Keeps alive what the code refers to."""
+
+    def __init__(self, name: str, compiled: Any, function: FunctionType) -> None:
+        self.name = name
+        self._compiled = compiled
+        self.rewritten = function
+        self.address: int = compiled.address
+        self._call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(self.address)
+
+    def __call__(self, batch: int) -> int:
+        result: int = self._call(batch)
+        return result
+
+    def __repr__(self) -> str:
+        return f"<native kernel of {self.name} at {self.address:#x}>"
+
+
+def prepare(function: PacketFunction, helpers: _Helpers | None = None) -> FunctionType:
+    """Return the rewritten function, helpers as dispatchers in its globals: what every compiled target starts from."""
+    return Rewriter(function.source, function.locals, helpers or _Helpers([function.function])).run()
+
+
+class _Helpers:
+    """Turns the user's other functions into dispatchers, each once, refusing recursion."""
+
+    def __init__(self, above: list[Any], made: dict[Any, tuple[Any, Source]] | None = None) -> None:
+        self.above = above
+        self.made: dict[Any, tuple[Any, Source]] = {} if made is None else made
+
+    @property
+    def sources(self) -> list[Source]:
+        """The helpers' sources."""
+        return [source for _, source in self.made.values()]
+
+    def __call__(self, function: Any, source: Source, node: ast.AST) -> Any:
+        from raceway.compile.function import PacketFunction
+
+        if isinstance(function, PacketFunction):
+            function = function.function
+        if function in self.above:
+            source.refuse(node, f"{function.__name__} calls itself; write a loop with a bound instead")
+        if not isinstance(function, FunctionType) or (function.__module__ or "").startswith(
+            "raceway.compile."
+        ):
+            source.refuse(node, f"{ast.unparse(node)} is not a function that a packet function can call")
+        if function not in self.made:
+            helper = Source(function)
+            below = _Helpers([*self.above, function], self.made)
+            made = Rewriter(helper, check(helper, helper=True), below).run()
+            self.made[function] = twins.compiled(made), helper
+        return self.made[function][0]
+
+
+def compile_kernel(function: PacketFunction) -> NativeKernel:
+    """Compile a packet function into its batch kernel."""
+    helpers = _Helpers([function.function])
+    rewritten = prepare(function, helpers)
+    OFTEN.add(rewritten.__code__)
+    dispatcher = twins.compiled(rewritten)
+    try:
+        result = dispatcher.get_call_template((PACKET,), {})
+        del result
+        returned = dispatcher.overloads[(PACKET,)].signature.return_type
+        if not isinstance(returned, types.Integer | types.Boolean):
+            function.source.refuse(
+                function.source.tree,
+                f"a packet function returns a verdict, this one returns {native_errors.plain(returned)}",
+            )
+        compiled = numba.cfunc("int64(int64)", **_KERNEL_OPTIONS)(_kernel(dispatcher))
+    except errors.NumbaError as error:
+        raise native_errors.explained(error, [function.source, *helpers.sources]) from error
+    return NativeKernel(function.name, compiled, rewritten)
+
+
+_KERNEL_OPTIONS = {"error_model": "numpy", "_nrt": False}
+
+
+def _kernel(function: Any) -> Any:
+    """Make the loop; the user's function is a global constant of it."""
+
+    def packet_kernel(address: int) -> Any:
+        batch = Batch(address)
+        slots, metadata, buffers, buffer_size = batch.slots, batch.metadata, batch.buffers, batch.buffer_size
+        size, count, verdicts = batch.slot_count, batch.count, batch.verdicts
+        now, port, ring = batch.now, batch.port, batch.ring
+        at = batch.first
+        for index in range(count):
+            slot = Slot(slots + at * _SLOT)
+            time = now
+            if metadata != 0:
+                stamped = load_i64(metadata + at * _METADATA)
+                if stamped != 0:
+                    time = stamped
+            start = buffers + slot.buffer * buffer_size + slot.offset
+            verdict = decide(function, start, slot.length, time, port, ring)
+            if verdict < 0:
+                if verdict == _BAD_VERDICT:
+                    batch.bad_verdict = batch.bad_verdict + 1
+                elif verdict == _OUT_OF_BOUNDS:
+                    batch.out_of_bounds = batch.out_of_bounds + 1
+                elif verdict == _ARITHMETIC:
+                    batch.arithmetic = batch.arithmetic + 1
+                else:
+                    batch.other_error = batch.other_error + 1
+                verdict = 0
+            store_8(verdicts + index, verdict)
+            at += 1
+            if at == size:
+                at = 0
+        return count
+
+    return packet_kernel
+
+
+_SLOT, _METADATA = Slot.size, Metadata.size
+_OUT_OF_BOUNDS, _ARITHMETIC = _FAILED - twins.OUT_OF_BOUNDS, _FAILED - twins.ARITHMETIC
+
+
+@intrinsic
+def decide(typing: Any, function: Any, start: Any, length: Any, time: Any, port: Any, ring: Any) -> Any:
+    """Call the user's function on the packet at an address: its verdict, or a negative number for a failure."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        compiled = function.dispatcher.overloads[(PACKET,)]
+        packet = cgutils.create_struct_proxy(PACKET)(context, builder)
+        packet.data = builder.inttoptr(args[1], ir.IntType(8).as_pointer())
+        packet.end = builder.gep(packet.data, [args[2]])
+        for name, value in zip(headers.GIVEN, args[3:], strict=True):
+            setattr(packet, name, value)
+        result_type = compiled.signature.return_type
+        status, verdict = context.call_internal_no_propagate(
+            builder, compiled.fndesc, compiled.signature, (packet._getvalue(),)
+        )
+        for library in compiled.library.parts():
+            context.active_code_library.add_linking_library(library)
+        verdict = context.cast(builder, verdict, result_type, types.int64)
+        legal = builder.icmp_unsigned("<=", verdict, ir.Constant(_i64, 4))
+        verdict = builder.select(legal, verdict, ir.Constant(_i64, _BAD_VERDICT))
+        # numba's own exceptions are those of a tuple's index.
+        code = builder.sext(status.code, _i64)
+        one = ir.Constant(_i64, 1)
+        code = builder.select(
+            builder.icmp_signed("==", code, one), ir.Constant(_i64, twins.OUT_OF_BOUNDS), code
+        )
+        failed = builder.sub(ir.Constant(_i64, _FAILED), code)
+        return builder.select(status.is_error, failed, verdict)
+
+    integers = [types.int64] * 5
+    return types.int64(function, *integers), generate

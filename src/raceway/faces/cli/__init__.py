@@ -1,0 +1,27 @@
+"""The command line: `raceway TOOL`. One module a tool; each is imported only when it is asked for.
+
+`raceway --help` must answer in 0.3 s, and importing numba alone takes longer: nothing here may import it. A
+tool's module holds its options and help; the work is done in `raceway.apps`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from raceway.faces.cli.application import application
+
+
+def main() -> None:
+    """Entry point of the `raceway` command."""
+    from raceway.faces.cli.errors import report
+
+    try:
+        application()(prog_name="raceway")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Who read our output has seen enough (`raceway dump ... | head`).
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:
+        sys.exit(report(error))
