@@ -18,13 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.peers import FiveTuple, PeerUnavailable, dpkt_match, pinned, read_capture, scapy_match
 from bench.peers.libpcap import FilterResult, parse_filter_result
-from bench.peers.memif import _measurement as memif_measurement
-from bench.peers.memif import parse_port_statistics
+from bench.peers.memif import _measurement as memif_measurement, parse_port_statistics
 from bench.peers.namespaces import parse_received
 from bench.peers.process import Console, run, shown
 from bench.peers.replay import parse_replay_report
-from bench.peers.ring import _measurement as ring_measurement
-from bench.peers.ring import elements_per_second, parse_ring_report
+from bench.peers.ring import _measurement as ring_measurement, elements_per_second, parse_ring_report
 from bench.peers.ring_loop import parse_ring_loop
 from bench.peers.versions import (
     parse_cpu_model,

@@ -14,23 +14,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raceway.compile.addresses import prefix
-    from raceway.compile.function import PacketFunction, packet_function
-    from raceway.compile.packet import Packet
-    from raceway.compile.state import Counters, HashTable, PrefixTable, TokenBucket
-    from raceway.compile.verdicts import Verdict
-    from raceway.errors import (
-        EndOfStream,
-        NotBuiltYetError,
-        PortBusyError,
-        RacewayError,
-        RegionError,
-        RingError,
+    from raceway.compile.addresses import prefix as prefix
+    from raceway.compile.errors import PacketFunctionError as PacketFunctionError
+    from raceway.compile.function import PacketFunction as PacketFunction, packet_function as packet_function
+    from raceway.compile.packet import Packet as Packet
+    from raceway.compile.state import (
+        Counters as Counters,
+        HashTable as HashTable,
+        PrefixTable as PrefixTable,
+        TokenBucket as TokenBucket,
     )
-    from raceway.memory.region import Region
-    from raceway.ports.names import PortNameError
-    from raceway.ports.opening import open
-    from raceway.ports.port import Port, PortRing
+    from raceway.compile.verdicts import (
+        ABORTED as ABORTED,
+        DROP as DROP,
+        PASS as PASS,
+        REDIRECT as REDIRECT,
+        TX as TX,
+        Verdict as Verdict,
+    )
+    from raceway.errors import (
+        EndOfStream as EndOfStream,
+        NotBuiltYetError as NotBuiltYetError,
+        PortBusyError as PortBusyError,
+        RacewayError as RacewayError,
+        RegionError as RegionError,
+        RingError as RingError,
+    )
+    from raceway.memory.region import Region as Region
+    from raceway.ports.batch import Batch as Batch
+    from raceway.ports.names import PortNameError as PortNameError
+    from raceway.ports.opening import open as open
+    from raceway.ports.pcap.capture import load_capture as load_capture
+    from raceway.ports.port import Port as Port, PortRing as PortRing
 
 __version__ = "0.1.0"
 
@@ -65,7 +80,8 @@ _HOMES = {
     "NotBuiltYetError": "errors",
 }
 
-__all__ = [*_HOMES, "__version__"]
+
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import own_captures, shared_captures
 
 import raceway
+from conftest import own_captures, shared_captures
 from raceway.apps.forwarder.forwarder import Forwarder, Pace, Way
 from raceway.apps.replay import Replay
 from raceway.memory.layout import MORE_FRAGMENTS

@@ -7,8 +7,7 @@ import random
 import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from raceway.compile.addresses import IPv4Address, IPv6Address, MACAddress, signed64
 from raceway.compile.packet import Packet

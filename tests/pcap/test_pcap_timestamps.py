@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pcap_harness as harness
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from pcap_harness import Packet, read_file
 
 from raceway.memory.structures import allocate

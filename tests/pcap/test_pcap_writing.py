@@ -14,8 +14,7 @@ from typing import Any
 
 import pcap_harness as harness
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pcap_harness import HandRing, Packet, feed, read_file, serve
 
 from raceway.ports.pcap.formats import LINK_NULL_EXPLICIT

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import scaled
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from operations import Player
 
 import raceway
+from conftest import scaled
 
 OPERATIONS = scaled(2_500, 400)
 EXAMPLES = scaled(400, 25)

@@ -104,11 +104,13 @@ def test_pipes_of_other_numbers_and_names_are_other_pipes(pipe_name):
 
 
 def test_the_second_opener_may_not_ask_for_another_geometry(pipe_name):
-    with raceway.open(pipe_name + "{1", slots=32):
-        with pytest.raises(
+    with (
+        raceway.open(pipe_name + "{1", slots=32),
+        pytest.raises(
             ValueError, match="transmit slots 64 asked for, but the end opened first has chosen 32"
-        ):
-            raceway.open(pipe_name + "}1", slots=64)
+        ),
+    ):
+        raceway.open(pipe_name + "}1", slots=64)
 
 
 def test_rings_may_differ_in_number_and_size_by_direction(pipe_name):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import loops
 import pytest
-from conftest import scaled
 
 import raceway
+from conftest import scaled
 
 ZYGOTE = Path(__file__).parent / "zygote.py"
 

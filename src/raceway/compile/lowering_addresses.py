@@ -12,8 +12,7 @@ import operator
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
-from numba.core import types as numba_types
+from numba.core import cgutils, types as numba_types
 from numba.core.imputils import lower_constant, lower_getattr_generic
 from numba.core.typeconv import Conversion
 from numba.core.typing import signature

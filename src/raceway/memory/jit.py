@@ -55,14 +55,14 @@ def inner(function: F) -> F:
 def _compile_once(dispatcher: Any) -> None:
     """Keep numba from compiling a function again for every constant that it is called with: `fail(..., 3)` and
     `fail(..., 4)` have arguments of different literal types, and each would be a function of its own."""
-    from numba.core import types
+    from numba.core.types.misc import unliteral
 
     template = dispatcher.get_call_template
 
     def plain(arguments: Any, keywords: Any) -> Any:
         return template(
-            tuple(types.unliteral(kind) for kind in arguments),
-            {name: types.unliteral(kind) for name, kind in keywords.items()},
+            tuple(unliteral(kind) for kind in arguments),
+            {name: unliteral(kind) for name, kind in keywords.items()},
         )
 
     dispatcher.get_call_template = plain

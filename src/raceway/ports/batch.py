@@ -87,7 +87,7 @@ class Batch(Sequence["Packet"]):
         first = self._slots[self._bounds[:-1]]
         if not self.ring._kring["metadata_used"]:
             return np.full(len(self), self._time, dtype=np.int64)
-        stamps = metadata_of(self.ring)["timestamp"][first].astype(np.int64)
+        stamps: Array = metadata_of(self.ring)["timestamp"][first].astype(np.int64)
         stamps[stamps == 0] = self._time
         return stamps
 

@@ -411,6 +411,14 @@ class Port:
         if self._polled:
             self._settle_bell()
 
+    def carry_metadata(self) -> None:
+        """Let packets bring what is known of them besides their bytes: when they were recorded, how long they were
+        on the wire, of which link type. For a pipe: both ends must ask for it before the first packet, and it costs
+        16 bytes more a packet. Capture files always do."""
+        self._check_open()
+        for ring in self.rings:
+            ring._kring["metadata_used"] = 1
+
     def counters(self) -> dict[str, int]:
         """Packets and bytes through all rings, and every drop by name."""
         counted = {

@@ -6,6 +6,7 @@ tool's module holds its options and help; the work is done in `raceway.apps`.
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from raceway.faces.cli.application import application
@@ -25,3 +26,6 @@ def main() -> None:
         sys.exit(141)
     except Exception as error:
         sys.exit(report(error))
+    finally:
+        # A compiler's worth of objects is not worth collecting one by one when the process ends.
+        gc.freeze()
