@@ -82,11 +82,13 @@ def pointer(context: Any, builder: Any, packet: Any, offset: Any, size: int) -> 
     limit = ir.Constant(_i64, headers.MAXIMUM_PACKET - size)
     with builder.if_then(builder.icmp_unsigned(">", offset, limit), likely=False):
         twins.fail(builder, twins.OUT_OF_BOUNDS)
-    start = builder.gep(value.data, [offset])
-    behind = builder.gep(start, [ir.Constant(_i64, size)])
-    with builder.if_then(builder.icmp_unsigned(">", behind, value.end), likely=False):
+    # In lengths, as `len(packet)` is computed, so that what the function has asked before need not be asked again.
+    # (The kernel's verifier wants `data + offset + size > data_end` instead.)
+    length = builder.sub(builder.ptrtoint(value.end, _i64), builder.ptrtoint(value.data, _i64))
+    behind = builder.add(offset, ir.Constant(_i64, size), flags=["nuw", "nsw"])
+    with builder.if_then(builder.icmp_signed(">", behind, length), likely=False):
         twins.fail(builder, twins.OUT_OF_BOUNDS)
-    return start
+    return builder.gep(value.data, [offset])
 
 
 def load(context: Any, builder: Any, packet: Any, offset: Any, size: int, *, little: bool = False) -> Any:

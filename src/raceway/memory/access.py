@@ -47,6 +47,7 @@ clock_gettime = _external("clock_gettime", "i4", "i4", "p")
 eventfd_write = _external("eventfd_write", "i4", "i4", "i8")
 eventfd_read = _external("eventfd_read", "i4", "i4", "p")
 clock_nanosleep = _external("clock_nanosleep", "i4", "i4", "i4", "p", "p")
+syscall = _external("syscall", "i8", "i8", "i8", "i8", "i8")
 sched_yield = _external("sched_yield", "i4")
 
 interpreted_batches: dict[int, Callable[[int], int]] = {}

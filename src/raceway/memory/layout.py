@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from raceway.memory.scanning import SCAN
 from raceway.memory.structures import structure
 
 CACHE_LINE = 64
@@ -103,7 +104,8 @@ RING = lines(
     # Up to where this end has handed slots over: stored with release, loaded by the other end.
     [("published", "<i8")],
     # How many slots the owner sleeps for (0: it is awake): the other end rings its bell when they are there.
-    [("waiting", "<i8")],
+    # And whether its owner can order its sleeping with the other's publishing by membarrier(2).
+    [("waiting", "<i8"), ("barrier", "<i8")],
 )  # fmt: skip
 
 # What a ring is connected to.
@@ -119,6 +121,8 @@ KRING = lines(
     # needed; and the address of the adapter's sync, `int64 sync(int64 kring)`.
     [("error", "<i8"), ("error_slot", "<i8"), ("error_value", "<i8"), ("attention", "<i8"), ("dropped", "<i8"),
      ("sync", "<i8")],
+    # What a slot's fields may be, and what the last look at many slots has found: `memory.scanning`.
+    [(name, "<i4") for name in SCAN.names or ()],
 )  # fmt: skip
 
 PORT_STATE = lines(

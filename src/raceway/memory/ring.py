@@ -9,7 +9,8 @@ nm_rxsync_prologue in netmap.c): head within [last head, tail], cur within [head
 
 from __future__ import annotations
 
-from raceway.memory.access import fence, load_acquire, store_release
+from raceway.memory.access import fence, load_acquire, store_release, syscall
+from raceway.memory.barriers import GLOBAL_EXPEDITED, MEMBARRIER
 from raceway.memory.jit import inner
 from raceway.memory.layout import (
     ALLOWED_FLAGS,
@@ -20,10 +21,12 @@ from raceway.memory.layout import (
     Ring,
     Slot,
 )
+from raceway.memory.scanning import RESULT, SPAN, Scan, scan_slots
 
 # Codes of Kring.error. A sync that fails returns the code's negative.
 BAD_HEAD, BAD_CUR, BAD_TAIL, BAD_BUFFER, BAD_LENGTH, BAD_FLAGS, BAD_PEER, BAD_DEVICE = 1, 2, 3, 4, 5, 6, 7, 8
 
+_SCAN: int = Kring.fields["lowest_buffer"][1]
 _PUBLISHED = Ring.fields["published"][1]
 _WAITING = Ring.fields["waiting"][1]
 
@@ -88,37 +91,35 @@ def prologue(kring: Kring, ring: Ring) -> int:
 
 @inner
 def _check(kring: Kring, ring: Ring, first: int, last: int) -> int:
-    """Look at slots [first, last): non-zero if any is bad. Branch-free, because it runs for every slot that moves."""
-    limit = RegionHeader(kring.region).buffers_next
-    size = kring.buffer_size
-    bad = 0
-    address = kring.slots + first * SLOT_SIZE
-    end = kring.slots + last * SLOT_SIZE
-    if kring.transmit == 0:
-        while address < end:
-            buffer = Slot(address).buffer
-            # Negative where buffer < 1 or buffer >= limit: the signs are collected and looked at once.
-            bad |= (buffer - 1) | (limit - 1 - buffer)
-            address += SLOT_SIZE
-        return 1 if bad < 0 else 0
-    total = 0
-    fragments = 0
-    flags = 0
-    while address < end:
-        slot = Slot(address)
-        buffer = slot.buffer
-        length = slot.length
-        offset = slot.offset
-        bad |= (buffer - 1) | (limit - 1 - buffer) | length | offset | (size - offset - length)
-        flags |= slot.flags
-        fragments += slot.flags & MORE_FRAGMENTS
-        total += length
-        address += SLOT_SIZE
-    if bad < 0 or flags & ~ALLOWED_FLAGS:
-        return 1
-    ring.packets += last - first - fragments // MORE_FRAGMENTS
-    ring.bytes += total
+    """Look at slots [first, last), and count them if they are to be sent: non-zero if any is bad."""
+    scan = Scan(kring.address + _SCAN)
+    transmit = kring.transmit
+    scan.highest_buffer = RegionHeader(kring.region).buffers_next - 1
+    while first < last:
+        count = last - first
+        if count > SPAN:
+            count = SPAN
+        scan_slots(kring.slots + first * SLOT_SIZE, count, scan.address, scan.address + RESULT)
+        if scan.bad_buffer < 0:
+            return 1
+        # What stands beside the buffer in a slot that is given back to be filled does not matter.
+        if transmit != 0:
+            if (scan.bad_length | scan.bad_offset | scan.bad_flags) < 0 or scan.union_flags & ~ALLOWED_FLAGS:
+                return 1
+            _count(kring, ring, scan, first, count)
+        first += count
     return 0
+
+
+@inner
+def _count(kring: Kring, ring: Ring, scan: Scan, first: int, count: int) -> None:
+    """Count `count` slots from `first` on, which have just been scanned, as packets and bytes."""
+    ring.bytes += scan.sum_length
+    ring.packets += count
+    if scan.union_flags & MORE_FRAGMENTS:
+        address = kring.slots + first * SLOT_SIZE
+        for number in range(count):
+            ring.packets -= (Slot(address + number * SLOT_SIZE).flags & MORE_FRAGMENTS) // MORE_FRAGMENTS
 
 
 @inner
@@ -143,24 +144,17 @@ def _find_bad_slot(kring: Kring, handed: int) -> int:
 @inner
 def count_arrivals(kring: Kring, ring: Ring, tail: int) -> None:
     """Count the packets and bytes that a receive ring gets in slots [kring.tail, tail)."""
-    count = kring.slot_count
-    total = 0
-    fragments = 0
+    scan = Scan(kring.address + _SCAN)
     index = kring.tail
-    slots = distance(index, tail, count)
     while index != tail:
-        end = tail if index < tail else count
-        address = kring.slots + index * SLOT_SIZE
-        while index < end:
-            slot = Slot(address)
-            total += slot.length
-            fragments += slot.flags & MORE_FRAGMENTS
-            address += SLOT_SIZE
-            index += 1
-        if index == count:
+        count = (tail if index < tail else kring.slot_count) - index
+        if count > SPAN:
+            count = SPAN
+        scan_slots(kring.slots + index * SLOT_SIZE, count, scan.address, scan.address + RESULT)
+        _count(kring, ring, scan, index, count)
+        index += count
+        if index == kring.slot_count:
             index = 0
-    ring.packets += slots - fragments // MORE_FRAGMENTS
-    ring.bytes += total
 
 
 @inner
@@ -186,9 +180,15 @@ def peer_published(kring: Kring) -> int:
 
 
 @inner
-def peer_is_waiting(kring: Kring) -> int:
-    """How many slots the other end sleeps for, once everything published is visible to it."""
-    fence()
+def peer_is_waiting(kring: Kring, ring: Ring) -> int:
+    """How many slots the other end sleeps for. What this end has published before is visible to it if it sleeps.
+
+    That needs a fence between the two, which waits for every store to the other processor's cache: it costs more
+    than all the rest of a sync. So the end that goes to sleep, and has time, makes both processors pass one
+    (`set_waiting`), and here is only a load; unless one of the two may not use membarrier(2).
+    """
+    if ring.barrier == 0 or Ring(kring.peer).barrier == 0:
+        fence()
     return load_acquire(kring.peer + _WAITING)
 
 
@@ -197,3 +197,5 @@ def set_waiting(ring: int, slots: int) -> None:
     """Say (or take back, with 0) that this end sleeps until `slots` slots are its own."""
     store_release(ring + _WAITING, slots)
     fence()
+    if slots != 0 and Ring(ring).barrier != 0:
+        syscall(MEMBARRIER, GLOBAL_EXPEDITED, 0, 0)

@@ -99,6 +99,10 @@ class PortRing:
         kring["buffer_size"], kring["slot_count"] = region.buffer_size, self.size
         kring["transmit"], kring["region"] = self.transmit, region.base
         kring["bell"] = -1
+        # The sync itself sets the highest buffer, for a region's buffers grow in number.
+        kring["lowest_buffer"] = 1
+        kring["highest_length"] = kring["highest_offset"] = region.buffer_size
+        kring["highest_flags"] = np.iinfo(np.int32).max
         record["pid"] = os.getpid()
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from raceway.errors import RegionError
+from raceway.memory import barriers
 from raceway.memory.layout import MORE_FRAGMENTS, PIPE, REGION_MAGIC, RING
 from raceway.memory.region import Region
 from raceway.ports.pipe.rendezvous import Joined, Meeting, opening
@@ -142,6 +143,8 @@ class PipePort(Port):
                 kring["peer"] = base + offset
 
     def _set_bells(self) -> None:
+        for ring in self.rings:
+            ring._record["barrier"] = barriers.register()
         for krings in (self._transmit_krings, self._receive_krings):
             krings["bell"] = self._peer_bell
 

@@ -40,6 +40,16 @@ def pipe_sync(address: int) -> int:
     if count != 0:
         accept(kring, count)
         publish(kring, ring)
+        wanted = peer_is_waiting(kring, ring)
+        if wanted > 0 and _owned_by_peer(kring, peer_published(kring)) >= wanted:
+            Ring(kring.peer).waiting = 0
+            ring.doorbells += 1
+            ring_bell(kring.bell)
+        # Asking the other processor how far it has got costs as much as a batch, so as long as there is enough to go
+        # on with, it is not asked. Who syncs without handing anything over wants to know, and is always told.
+        left = distance(kring.head, kring.tail, kring.slot_count)
+        if left > 0 and (kring.transmit == 0 or left >= kring.slot_count // 4):
+            return 0
     seen = peer_published(kring)
     if seen < 0 or seen >= kring.slot_count:
         return fail(kring, BAD_PEER, -1, seen)
@@ -53,12 +63,6 @@ def pipe_sync(address: int) -> int:
         return fail(kring, BAD_PEER, -1, seen)
     kring.tail = tail
     ring.tail = tail
-    if count != 0:
-        wanted = peer_is_waiting(kring)
-        if wanted > 0 and _owned_by_peer(kring, seen) >= wanted:
-            Ring(kring.peer).waiting = 0
-            ring.doorbells += 1
-            ring_bell(kring.bell)
     return 0
 
 
