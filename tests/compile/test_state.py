@@ -28,29 +28,35 @@ operations = st.lists(
 )
 
 
+def as_dict_key(key):
+    """To a dict the IPv6 address :: is the number 0, for both are Python integers; to a table they are two keys."""
+    return ("ipv6", int(key)) if isinstance(key, IPv6Address) else key
+
+
 @settings(max_examples=150, deadline=None)
 @given(operations=operations, capacity=st.integers(1, 40), seed=st.integers(0, 1 << 62))
 def test_hash_table_is_a_dict_of_fixed_capacity(operations, capacity, seed):
     table, model, full = HashTable(capacity, seed=seed), {}, 0
-    for name, key, value in operations:
+    for name, asked, value in operations:
+        key = as_dict_key(asked)
         fits = key in model or len(model) < capacity
         if name == "put":
-            assert table.put(key, value) == fits
+            assert table.put(asked, value) == fits
         elif name == "add":
-            assert table.add(key, value) == (model.get(key, 0) + value if fits else 0)
+            assert table.add(asked, value) == (model.get(key, 0) + value if fits else 0)
         elif name == "delete":
-            assert table.delete(key) == (model.pop(key, None) is not None)
+            assert table.delete(asked) == (model.pop(key, None) is not None)
         elif name == "get":
-            assert table.get(key, 7) == model.get(key, 7)
+            assert table.get(asked, 7) == model.get(key, 7)
         else:
-            assert (key in table) == (key in model)
+            assert (asked in table) == (key in model)
         if name in ("put", "add"):
             full += not fits
             if fits:
                 model[key] = value if name == "put" else model.get(key, 0) + value
         assert len(table) == len(model)
         assert table.full == full
-    assert dict(table.items()) == model
+    assert {as_dict_key(key): value for key, value in table.items()} == model
 
 
 def test_hash_table_reads_like_a_dict():
