@@ -11,7 +11,9 @@ from raceway.memory.ring import distance
 from raceway.memory.structures import structure
 from raceway.ports.sync import sync
 
-SLOT_RUN = np.dtype([(name, "<i8") for name in ("kring", "count", "batch", "done", "sum", "rounds", "empty", "pad")])
+SLOT_RUN = np.dtype(
+    [(name, "<i8") for name in ("kring", "count", "batch", "done", "sum", "rounds", "empty", "pad")]
+)
 SlotRun = structure("SlotRun", SLOT_RUN)
 
 

@@ -1,0 +1,240 @@
+"""`python -m bench`: every row in turn, raceway and its peer one after the other, several times; the median counts.
+
+A ratio is taken round by round, so that a machine that becomes slower slows both, and the median of the ratios is
+shown. A peer that is not there leaves its row without a ratio, and the reason is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+
+from bench import filters, programs
+from bench.peers import (
+    Measurement,
+    PeerUnavailable,
+    dpdk_memif,
+    dpdk_ring,
+    dpdk_ring_loop,
+    dpkt_match,
+    libpcap_filter,
+    scapy_match,
+    tcpreplay,
+    versions,
+)
+from bench.slots import slots_a_second
+
+HERE = Path(__file__).parent
+
+
+@dataclass
+class Row:
+    """One row: what, against whom, the figures of each round, and the ratio that was aimed at."""
+
+    work: str
+    peer: str
+    unit: str
+    goal: float | None
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    better: str = "higher"
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better raceway is: the median of the rounds' ratios."""
+        if not self.theirs:
+            return None
+        pairs = zip(self.ours, self.theirs, strict=True)
+        return median(a / b if self.better == "higher" else b / a for a, b in pairs)
+
+    def run(self, ours: Callable[[], float], theirs: Callable[[], Measurement] | None, rounds: int) -> Row:
+        """Measure in turn, and say what came out."""
+        for _ in range(rounds):
+            self.ours.append(ours())
+            if theirs is None:
+                continue
+            try:
+                self.theirs.append(theirs().value)
+            except PeerUnavailable as reason:
+                self.note = f"peer not measured: {reason}"
+                theirs, self.theirs = None, []
+        print(self.text(), flush=True)
+        return self
+
+    def text(self) -> str:
+        """The row as Markdown."""
+        ours = f"{median(self.ours):,.3g} {self.unit}" if self.ours else "-"
+        theirs = f"{median(self.theirs):,.3g} {self.unit}" if self.theirs else "-"
+        ratio = f"**{self.ratio:.2f}x**" if self.ratio else "-"
+        goal = f"{self.goal:g}x" if self.goal else "shown"
+        return f"| {self.work} | {self.peer} | {ours} | {theirs} | {ratio} | {goal} |"
+
+
+def main() -> None:
+    """Run what was asked for and write the results."""
+    parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="times that each pair is measured (default 5)")
+    parser.add_argument("--quick", action="store_true", help="one round, small counts, no growth curves")
+    parser.add_argument("--json", action="store_true", help="the results as the last line of standard output")
+    arguments = parser.parse_args()
+    rounds = 1 if arguments.quick else arguments.rounds
+    scale = 0.2 if arguments.quick else 1.0
+    facts = versions()
+    for name, value in facts.items():
+        print(f"{name}: {value}")
+    print("\n| work | peer | raceway | peer | ratio | goal |\n|---|---|---:|---:|---:|---:|")
+    rows = table(rounds, scale)
+    curves = {} if arguments.quick else growth()
+    seconds = programs.start_up()
+    for name, value in seconds.items():
+        print(f"{name}: {value:.2f} s")
+    results = {
+        "versions": facts,
+        "rows": [asdict(row) | {"ratio": row.ratio} for row in rows],
+        "growth": curves,
+        "seconds": seconds,
+    }
+    write(rows, results, seconds)
+    if arguments.json:
+        print(json.dumps(results))
+
+
+def table(rounds: int, scale: float) -> list[Row]:
+    """The rows, in the order in which they are shown."""
+    millions = 1e-6
+    rows = []
+    slots = int(200_000_000 * scale)
+    rows.append(
+        Row("16-byte slots through a pipe, two threads, batch 32", "DPDK `ring_perf_autotest`, SP/SC, bulk 32",
+            "M/s", 1.3).run(lambda: slots_a_second(32, 1024, slots) * millions, dpdk_ring, rounds)
+    )  # fmt: skip
+    rows.append(
+        Row("the same", "the same `rte_ring`, a loop timed by the wall clock", "M/s", None).run(
+            lambda: slots_a_second(32, 1024, slots) * millions, lambda: dpdk_ring_loop(bulk=32), rounds
+        )
+    )
+    packets = int(300_000_000 * scale)
+    rows.append(
+        Row(
+            "64-byte packets between two processes, pkt-gen tx to rx",
+            "DPDK memif (zero-copy), testpmd",
+            "Mpps",
+            3,
+        ).run(
+            lambda: programs.generator_pair(64, packets) * millions,
+            lambda: _in_millions(dpdk_memif()),
+            rounds,
+        )
+    )
+    with filters.plain_demo() as capture:
+        expression = filters.QUESTION.expression()
+        rows.append(
+            Row("five-tuple filter, header views, capture in memory", "libpcap `pcap_offline_filter`",
+                "ns/packet", 10, better="lower").run(
+                lambda: filters.function_cost(filters.web_of_the_server)[0],
+                lambda: libpcap_filter(capture, expression, cpu=0), rounds)
+        )  # fmt: skip
+        rows.append(
+            Row("the same with loads at fixed offsets, as libpcap's optimiser may", "libpcap `pcap_offline_filter`",
+                "ns/packet", None, better="lower").run(
+                lambda: filters.function_cost(filters.web_by_offsets)[0],
+                lambda: libpcap_filter(capture, expression, cpu=0), rounds)
+        )  # fmt: skip
+        for name, peer in (("dpkt", dpkt_match), ("Scapy", scapy_match)):
+            rows.append(
+                Row("the same function, interpreted", name, "ns/packet", None, better="lower").run(
+                    lambda: filters.function_cost(filters.web_of_the_server, interpreted=True)[0],
+                    lambda peer=peer: peer(capture, filters.QUESTION, seconds=1.0), 1)
+            )  # fmt: skip
+        rows.append(
+            Row("replay at top speed, a real capture", "tcpreplay -t on veth", "Mpps", None).run(
+                lambda: programs.replay_at_top_speed(capture, int(20_000_000 * scale)) * millions,
+                lambda: _in_millions(tcpreplay(capture)), min(rounds, 3))
+        )  # fmt: skip
+    return rows
+
+
+def _in_millions(measured: Measurement) -> Measurement:
+    """The peer counts packets, the table millions of them."""
+    return Measurement(measured.name, measured.value * 1e-6, "Mpps", measured.detail, measured.command)
+
+
+def growth() -> dict[str, dict[str, float]]:
+    """How cost grows: nanoseconds a slot by batch and by ring size, a packet by its length."""
+    curves = {
+        "ns a slot, by batch (ring of 1,024)": {
+            str(batch): 1e9 / slots_a_second(batch, 1024, 20_000_000) for batch in (1, 4, 8, 16, 32, 64, 128, 256)
+        },
+        "ns a slot, by slots in the ring (batch 32)": {
+            str(size): 1e9 / slots_a_second(32, size, 50_000_000) for size in (64, 128, 256, 512, 1024, 4096, 16384)
+        },
+        "ns a packet between processes, by length in bytes": {
+            str(length): 1e9 / programs.generator_pair(length, 30_000_000)
+            for length in (60, 64, 128, 256, 512, 1024, 1514)
+        },
+    }  # fmt: skip
+    for name, curve in curves.items():
+        print(name, {key: round(value, 2) for key, value in curve.items()}, flush=True)
+    return curves
+
+
+def write(rows: list[Row], results: dict[str, object], seconds: dict[str, float]) -> None:
+    """results.json, results.md for the README, results.svg to look at."""
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    lines = ["| work | peer | raceway | peer | ratio | goal |", "|---|---|---:|---:|---:|---:|"]
+    lines += [row.text() for row in rows]
+    lines += [f"\n{row.work} ({row.peer}): {row.note}" for row in rows if row.note]
+    lines += ["", "| whole program | seconds |", "|---|---:|"]
+    lines += [f"| {name} | {value:.2f} |" for name, value in seconds.items()]
+    (HERE / "results.md").write_text("\n".join(lines) + "\n")
+    draw(rows, results)
+
+
+def draw(rows: list[Row], results: dict[str, object]) -> None:
+    """One bar a row that has a ratio, against the goal, on a logarithmic scale; and the growth curves."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no picture: matplotlib is not installed")
+        return
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    measured = [row for row in rows if row.ratio]
+    curves: dict[str, dict[str, float]] = results["growth"]  # type: ignore[assignment]
+    figure, axes = pyplot.subplots(
+        1 + bool(curves), 1, figsize=(10, 0.55 * len(measured) + 1.5 + 3 * bool(curves))
+    )
+    bars = axes[0] if curves else axes
+    labels = [f"{row.work}\nagainst {row.peer.replace('`', '')}" for row in measured]
+    bars.barh(labels, [row.ratio for row in measured], color="#2f6f9f")
+    for index, row in enumerate(measured):
+        bars.text(row.ratio, index, f" {row.ratio:.2f}x", va="center", fontsize=8)
+        if row.goal:
+            bars.plot([row.goal, row.goal], [index - 0.4, index + 0.4], color="#c0392b")
+    bars.set_xscale("log")
+    low = min(row.ratio for row in measured)
+    bars.set_xlim(min(0.3, 10 ** math.floor(math.log10(low))), None)
+    bars.axvline(1, color="grey", linewidth=0.6)
+    bars.tick_params(axis="y", labelsize=7)
+    bars.invert_yaxis()
+    bars.set_xlabel("times better than the peer, measured in the same run (red: the goal)")
+    if curves:
+        for name, curve in curves.items():
+            axes[1].plot([int(key) for key in curve], list(curve.values()), marker="o", label=name)
+        axes[1].set_xscale("log", base=2)
+        axes[1].set_yscale("log")
+        axes[1].set_ylabel("ns")
+        axes[1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(HERE / "results.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
