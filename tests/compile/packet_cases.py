@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from conftest import own_captures, shared_captures
 from raceway.compile.packet import Packet
 from raceway.memory.jit import INTERPRETED
 
-CAPTURES = Path(__file__).parents[2].parent / "shared" / "data" / "captures"
 REASONS = ("out_of_bounds", "arithmetic", "bad_verdict", "other_error")
 TIME = 1_700_000_000_000_000_000
 needs_native = "compares with machine code, and NUMBA_DISABLE_JIT is set" if INTERPRETED else ""
@@ -100,17 +99,12 @@ def truncated_packets() -> tuple[bytes, ...]:
 
 
 @cache
-def captured_packets(limit: int = 150) -> tuple[bytes, ...]:
-    """The first packets of each Ethernet capture at hand; none without captures."""
-    import dpkt
+def captured_packets() -> tuple[bytes, ...]:
+    """Every packet of every capture at hand: the project's own, the demo's, and those beside the project."""
+    import raceway
 
-    packets: list[bytes] = []
-    for path in sorted(CAPTURES.glob("*.pcap*")):
-        with path.open("rb") as file:
-            reader = dpkt.pcap.UniversalReader(file)
-            if reader.datalink() == 1:
-                packets += [bytes(data) for (_, data), _ in zip(reader, range(limit), strict=False)]
-    return tuple(packets)
+    paths = [*own_captures(), *shared_captures()]
+    return tuple(packet for path in paths for packet in raceway.load_capture(path))
 
 
 class Outcome:

@@ -32,8 +32,7 @@ def test_packets_cut_at_every_length(function):
 @all_functions
 def test_captured_packets(function):
     packets = captured_packets()
-    if not packets:
-        pytest.skip("no captures at hand")
+    assert len(packets) > 9_000
     times = [TIME + (index // 3) * 400_000 for index in range(len(packets))]
     assert_same_in_both_worlds(function, packets, *FUNCTIONS[function], times=times)
 
