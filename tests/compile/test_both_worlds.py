@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+
 from packet_cases import (
     TIME,
     assert_same_in_both_worlds,

@@ -8,8 +8,8 @@ import sys
 import textwrap
 
 import pytest
-from packet_cases import needs_native
 
+from packet_cases import needs_native
 from raceway.compile import verdicts
 from raceway.compile.addresses import prefix
 from raceway.compile.errors import PacketFunctionError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from packet_cases import made_packets
 
+from packet_cases import made_packets
 from raceway.compile import headers
 from raceway.compile.packet import Packet
 

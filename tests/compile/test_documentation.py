@@ -57,7 +57,6 @@ def test_tables_are_those_of_the_code():
 
 def test_examples_run(capsys):
     from packet_cases import assert_same_in_both_worlds, made_packets
-
     from raceway.compile.function import PacketFunction
     from raceway.memory.jit import INTERPRETED
 

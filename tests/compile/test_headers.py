@@ -6,6 +6,7 @@ import linecache
 
 import dpkt
 import pytest
+
 from packet_cases import (
     assert_same_in_both_worlds,
     captured_packets,
@@ -13,7 +14,6 @@ from packet_cases import (
     needs_native,
     truncated_packets,
 )
-
 from raceway.compile import headers
 from raceway.compile.addresses import IPv4Address, IPv6Address, MACAddress
 from raceway.compile.function import packet_function

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from demo_running import PATIENCE, is_alive, is_sending, sender_of, start, until
 
 

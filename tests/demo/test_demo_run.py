@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from demo_oracle import judge, packets_of, tally
 from demo_running import PATIENCE, RACEWAY, environment, start
-
 from raceway.apps.demo import firewall
 
 RULES = ("bad_flags", "port_scan", "syn_flood", "udp_flood", "error_flood", "answers")

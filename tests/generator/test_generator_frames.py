@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exchange import sent_frames
 
 import raceway
+from exchange import sent_frames
 from raceway.apps.generator.frames import template
 from raceway.apps.generator.options import read
 from raceway.apps.generator.records import MAGIC_SEQUENCE

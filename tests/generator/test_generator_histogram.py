@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from arithmetic import bucket, record
 from hypothesis import given, strategies as st
 
+from arithmetic import bucket, record
 from raceway.apps.generator.histogram import BUCKETS, LARGEST, bounds, filled, percentile
 from raceway.apps.generator.records import Echo
 from raceway.memory.structures import allocate

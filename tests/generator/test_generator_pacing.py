@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from arithmetic import allowance, wait_for
 from hypothesis import given, settings, strategies as st
 
+from arithmetic import allowance, wait_for
 from raceway.apps.generator.records import Pace
 from raceway.memory.structures import allocate
 

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from exchange import Run, run_pair, sent_frames
 
 import raceway
 from conftest import scaled
+from exchange import Run, run_pair, sent_frames
 from raceway.apps.generator.generator import Generator, open_port
 from raceway.apps.generator.options import read
 from raceway.errors import RacewayError

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from arithmetic import note
 from hypothesis import example, given, settings, strategies as st
 
+from arithmetic import note
 from raceway.apps.generator.records import Track
 from raceway.apps.generator.sequence import WINDOW
 from raceway.memory.structures import allocate

@@ -6,10 +6,10 @@ import gzip
 from pathlib import Path
 
 import numpy as np
-import pcap_harness as harness
 import pytest
-from pcap_harness import Packet, read_file
 
+import pcap_harness as harness
+from pcap_harness import Packet, read_file
 from raceway.ports import pcap
 from raceway.ports.pcap import Capture, CaptureFileError, load_capture
 from raceway.ports.pcap.formats import LINK_NULL_EXPLICIT

@@ -9,10 +9,10 @@ import sys
 import zlib
 from pathlib import Path
 
-import pcap_harness as harness
 import pytest
-from pcap_harness import HandRing, Packet, drain, read_file
 
+import pcap_harness as harness
+from pcap_harness import HandRing, Packet, drain, read_file
 from raceway.ports.pcap.formats import CaptureFileError
 from raceway.ports.pcap.reader import CaptureReader
 

@@ -7,11 +7,11 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import pcap_harness as harness
 import pytest
 from hypothesis import given, settings, strategies as st
-from pcap_harness import HandRing, Packet, drain
 
+import pcap_harness as harness
+from pcap_harness import HandRing, Packet, drain
 from raceway.ports.pcap.formats import CaptureFileError
 from raceway.ports.pcap.reader import CaptureReader
 

@@ -12,11 +12,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import pcap_harness as harness
 import pytest
 from hypothesis import given, settings, strategies as st
-from pcap_harness import HandRing, Packet, drain, read_file
 
+import pcap_harness as harness
+from pcap_harness import HandRing, Packet, drain, read_file
 from raceway.ports.pcap.formats import LINK_NULL_EXPLICIT
 from raceway.ports.pcap.reader import CaptureReader
 

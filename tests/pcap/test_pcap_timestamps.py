@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pcap_harness as harness
 import pytest
 from hypothesis import example, given, settings, strategies as st
-from pcap_harness import Packet, read_file
 
+import pcap_harness as harness
+from pcap_harness import Packet, read_file
 from raceway.memory.structures import allocate
 from raceway.ports.pcap.blocks import InterfaceDescription
 from raceway.ports.pcap.parse import nanoseconds

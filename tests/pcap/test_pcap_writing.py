@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pcap_harness as harness
 import pytest
 from hypothesis import given, settings, strategies as st
-from pcap_harness import HandRing, Packet, feed, read_file, serve
 
+import pcap_harness as harness
+from pcap_harness import HandRing, Packet, feed, read_file, serve
 from raceway.ports.pcap.formats import LINK_NULL_EXPLICIT
 from raceway.ports.pcap.reader import CaptureReader
 from raceway.ports.pcap.writer import CaptureWriter

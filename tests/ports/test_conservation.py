@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from operations import Player
 
 import raceway
 from conftest import scaled
+from operations import Player
 
 OPERATIONS = scaled(2_500, 400)
 EXAMPLES = scaled(400, 25)

@@ -11,9 +11,9 @@ import threading
 import time
 from pathlib import Path
 
-import loops
 import pytest
 
+import loops
 import raceway
 from conftest import scaled
 

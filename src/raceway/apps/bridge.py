@@ -107,6 +107,7 @@ def run_bridge(
 
 def _settle(ports: tuple[Port, ...]) -> None:
     for port in ports:
+        port.flush()
         port.service()
 
 

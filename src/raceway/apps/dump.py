@@ -36,8 +36,7 @@ def record(port: str, file: str, *, limit: int, json: bool) -> None:
             except KeyboardInterrupt:
                 pass
             seconds = time.monotonic() - began
-            target.sync()
-            target.service()
+            target.flush()
             counted = forwarder.counters()
             summary: dict[str, Any] = {
                 "packets": counted["taken"],

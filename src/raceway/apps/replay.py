@@ -84,6 +84,11 @@ def run_replay(
         # A ring as large as the target's: then a buffer comes back only after the other end has read it.
         source = CapturePort(f"pcap:{file}", file, _geometry(target), target.region, write=False)
         with source, precise_timers():
+            if not target.wait_for_peer(0):
+                # What is sent into a pipe that nobody ever opens would be lost when this end closes.
+                print(f"raceway replay: waiting for the other end of {port} to be opened", file=sys.stderr)
+            while not target.wait_for_peer(0.2):
+                pass
             replay = Replay(source, target, pace, loops=loops, limit=limit)
             began = time.monotonic()
             with _progress(source, loops) as look:

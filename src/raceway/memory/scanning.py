@@ -37,13 +37,16 @@ RESULT: int = SCAN.fields["bad_buffer"][1]  # type: ignore[index]
 if INTERPRETED:
     import ctypes
 
+    def _integers(address: int, count: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+        return np.frombuffer(memoryview((ctypes.c_int32 * count).from_address(address)), np.int32)
+
     def scan_slots(address: int, count: int, limits: int, result: int) -> None:
         """See the module's docstring."""
-        slots = np.frombuffer((ctypes.c_int32 * (4 * count)).from_address(address), np.int32).reshape(-1, 4)
-        bounds = np.frombuffer((ctypes.c_int32 * 8).from_address(limits), np.int32).astype(np.int64)
-        out = np.frombuffer((ctypes.c_int32 * 12).from_address(result), np.int32)
+        slots = _integers(address, 4 * count).reshape(-1, 4)
+        bounds = _integers(limits, 8).astype(np.int64)
+        out = _integers(result, 12)
         wide = slots.astype(np.int64)
-        bad = ((wide < bounds[:4]) | (wide > bounds[4:])).any(axis=0)
+        bad = np.asarray(((wide < bounds[:4]) | (wide > bounds[4:])).any(axis=0))
         bad[1] |= bool((wide[:, 1] + wide[:, 2] > bounds[5]).any())
         out[:4] = -bad.astype(np.int32)
         out[4:8] = np.bitwise_or.reduce(slots, axis=0) if count else 0
@@ -92,7 +95,8 @@ else:
         builder.position_at_end(body)
         at = builder.add(address, builder.mul(index, ir.Constant(_i64, size)))
         value = builder.load(builder.inttoptr(at, kind.as_pointer()), align=16)
-        for phi, result in zip(collected, _step(builder, value, *limits, collected), strict=True):
+        low, high = limits
+        for phi, result in zip(collected, _step(builder, value, low, high, collected), strict=True):
             phi.add_incoming(result, body)
         index.add_incoming(builder.add(index, ir.Constant(_i64, 1)), body)
         builder.branch(test)

@@ -492,6 +492,16 @@ class Port:
         # Bounded, because the peer may connect while we sleep, and its descriptor is not among ours yet.
         waiter.poll(50 if timeout is None else min(50, timeout * 1000))
 
+    def flush(self) -> None:
+        """Let everything that was put into the transmit rings reach where it goes, as far as that is here."""
+        self._check_open()
+
+    def wait_for_peer(self, timeout: float | None = None) -> bool:
+        """Sleep until there is somebody at the other end, at most `timeout` seconds (None: for ever). False: timed
+        out. Ports that have no other end have nobody to wait for: True."""
+        self._check_open()
+        return True
+
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until there is something to sync for, at most `timeout` seconds (None: for ever). False: timed out."""
         descriptor = self.fileno()

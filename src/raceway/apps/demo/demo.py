@@ -273,7 +273,9 @@ def _draw(view: View, path: str) -> None:
     console.print(render(view, _PICTURE_COLUMNS, None))
     # Without fonts from the network: pictures in a README may not load any.
     form = re.sub(r"@font-face\s*\{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    Path(path).write_text(console.export_svg(title="raceway demo", code_format=form))
+    drawn = console.export_svg(title="raceway demo", code_format=form)
+    # Some viewers drop the spaces at either end of a piece of text, and with them those between the pieces.
+    Path(path).write_text(drawn.replace("<text ", '<text xml:space="preserve" '))
 
 
 def summary(view: View, seconds: float) -> dict[str, Any]:

@@ -132,6 +132,9 @@ class Forwarder:
                 for ring in port.rings:
                     if ring._kring["error"]:
                         ring.repair_and_raise()
+        if code == DONE:
+            for way in self.ways:
+                way.target.flush()
         if code in (ATTENTION, DONE):
             for port in self._ports:
                 port.service()

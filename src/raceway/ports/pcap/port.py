@@ -111,7 +111,33 @@ class CapturePort(Port):
         file = self.writer or self.reader
         return {} if file is None else {name: count for name, count in file.drops().items() if count}
 
+    def flush(self) -> None:
+        """Write out every whole packet that was put into the ring."""
+        super().flush()
+        self._write_out()
+
+    def _write_out(self) -> None:
+        if self.writer is None or not self.tx:
+            return
+        ring = self.tx[0]
+        while ring._kring["head"] != ring.head:
+            before = int(ring._kring["head"])
+            if self.adapter(ring.address) < 0:
+                ring.repair_and_raise()
+            # The adapter stops when its window is full, or when an interface of another link type is wanted.
+            stopped = bool(ring._kring["attention"])
+            self.writer.service()
+            if not stopped and before == int(ring._kring["head"]):
+                break
+        self.writer.service()
+
     def _close(self) -> None:
+        try:
+            self._write_out()
+        finally:
+            self._close_files()
+
+    def _close_files(self) -> None:
         for file in (self.writer, self.reader):
             if file is not None:
                 file.close()

@@ -163,6 +163,12 @@ class PipePort(Port):
         """True once the other end has been opened, and until it is gone."""
         return self._meeting is not None and self._meeting.connection is not None and not self._gone
 
+    def wait_for_peer(self, timeout: float | None = None) -> bool:
+        self._check_open()
+        assert self._meeting is not None
+        # A peer that has come and gone is not waited for again: the stream has ended.
+        return self._gone or self._meeting.met.wait(timeout)
+
     def service(self) -> None:
         if not self._gone and self._meeting is not None and self._meeting.peer_is_gone():
             self._gone = True

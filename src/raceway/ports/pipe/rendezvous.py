@@ -57,6 +57,7 @@ class Meeting:
     own: socket.socket = field(init=False)
     connection: socket.socket | None = None
     on_connect: Callable[[], None] | None = None
+    met: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
 
@@ -110,6 +111,7 @@ class Meeting:
             return None
         connection.setblocking(False)
         self.connection = connection
+        self.met.set()
         return Joined(connection, json.loads(greeting), descriptors)
 
     def wait(self, greeting: dict[str, int | list[int]], descriptors: list[int]) -> None:
@@ -144,6 +146,7 @@ class Meeting:
                     self.own.shutdown(socket.SHUT_RD)
                     if self.on_connect is not None:
                         self.on_connect()
+                    self.met.set()
                 return
             except (OSError, RacewayError):
                 self.connection = None
