@@ -45,14 +45,15 @@ if TYPE_CHECKING:
     from raceway.ports.names import PortNameError as PortNameError
     from raceway.ports.opening import open as open
     from raceway.ports.pcap.capture import load_capture as load_capture
-    from raceway.ports.port import Port as Port, PortRing as PortRing
+    from raceway.ports.port import Port as Port
+    from raceway.ports.port_ring import PortRing as PortRing
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "open": "ports.opening",
     "Port": "ports.port",
-    "PortRing": "ports.port",
+    "PortRing": "ports.port_ring",
     "Batch": "ports.batch",
     "PortNameError": "ports.names",
     "Region": "memory.region",

@@ -17,7 +17,7 @@ from raceway.apps.demo.listing import listing_of
 from raceway.apps.demo.measure import Cost
 from raceway.apps.demo.screen import ASCII, UNICODE, View, binned, render
 from raceway.apps.demo.tape import Tape
-from raceway.ports.port import Geometry
+from raceway.ports.geometry import Geometry
 
 PHASES = ("compiling", "recorded", "top", "measuring", "done")
 

@@ -10,9 +10,10 @@ from raceway.apps.forwarder.forwarder import Forwarder, Way
 from raceway.apps.report import Ticker, final_report
 from raceway.apps.summary import summary_line
 from raceway.errors import EndOfStream
+from raceway.ports.geometry import Geometry
 from raceway.ports.opening import open as open_port
 from raceway.ports.pcap.port import CapturePort
-from raceway.ports.port import Geometry, Port
+from raceway.ports.port import Port
 
 
 def record(port: str, file: str, *, limit: int, json: bool) -> None:

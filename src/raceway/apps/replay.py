@@ -110,7 +110,7 @@ def run_replay(
 
 
 def _geometry(target: Port) -> Any:
-    from raceway.ports.port import Geometry
+    from raceway.ports.geometry import Geometry
 
     return Geometry(receive_slots=target.tx[0].size if target.tx else None)
 

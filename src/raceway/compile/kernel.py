@@ -11,6 +11,7 @@ import itertools
 from typing import TYPE_CHECKING, Any, Protocol
 
 from raceway.compile.packet import Packet
+from raceway.memory.jit import interpreted_batches
 
 if TYPE_CHECKING:
     from raceway.compile.function import PacketFunction
@@ -34,11 +35,8 @@ class InterpretedKernel:
 
     def __init__(self, function: PacketFunction) -> None:
         self.function = function
-        # The memory floor imports numba, which decorating alone must not.
-        from raceway.memory import access
-
         self.address = next(_numbers)
-        access.interpreted_batches[self.address] = self
+        interpreted_batches[self.address] = self
 
     def __call__(self, batch_address: int, /) -> int:
         from raceway.memory.layout import Batch

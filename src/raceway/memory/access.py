@@ -17,10 +17,9 @@ The two that order memory between processors:
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
-from raceway.memory.jit import INTERPRETED
+from raceway.memory.jit import INTERPRETED, interpreted_batches
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,9 +48,6 @@ eventfd_read = _external("eventfd_read", "i4", "i4", "p")
 clock_nanosleep = _external("clock_nanosleep", "i4", "i4", "i4", "p", "p")
 syscall = _external("syscall", "i8", "i8", "i8", "i8", "i8")
 sched_yield = _external("sched_yield", "i4")
-
-interpreted_batches: dict[int, Callable[[int], int]] = {}
-"""Interpreted, a batch kernel has no machine address: it is found here by the number that stands for it."""
 
 if INTERPRETED:
 

@@ -35,6 +35,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 INTERPRETED: bool = os.environ.get("NUMBA_DISABLE_JIT", "") not in ("", "0")
 """True where the data plane runs as plain Python (environment variable NUMBA_DISABLE_JIT=1)."""
 
+interpreted_batches: dict[int, Callable[[int], int]] = {}
+"""Interpreted, a batch kernel has no machine address: it is found here by the number that stands for it."""
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 _KEPT_CACHES = 4
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
@@ -108,8 +111,6 @@ class Entry:
     def pointer(self) -> int:
         """What `access.call_batch` calls: the machine code's address; interpreted, a number that stands for it."""
         if INTERPRETED and not self._pointer:
-            from raceway.memory.access import interpreted_batches
-
             self._pointer = id(self)
             interpreted_batches[self._pointer] = self.python
         self.prepare()

@@ -17,7 +17,8 @@ from raceway.memory.layout import METADATA, MORE_FRAGMENTS
 
 if TYPE_CHECKING:
     from raceway.compile.packet import Packet
-    from raceway.ports.port import Port, PortRing
+    from raceway.ports.port import Port
+    from raceway.ports.port_ring import PortRing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

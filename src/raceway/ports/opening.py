@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from raceway.errors import NotBuiltYetError
 from raceway.memory.region import Region
+from raceway.ports.geometry import Geometry
 from raceway.ports.names import PortFlag, PortKind, PortName, RegistrationMode, parse
-from raceway.ports.port import Geometry, Port
+from raceway.ports.port import Port
 
 _CONF_KEYS = {
     "slots", "tx_slots", "rx_slots", "rings", "tx_rings", "rx_rings", "buffer_size", "extra_buffers",

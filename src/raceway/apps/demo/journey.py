@@ -154,8 +154,8 @@ class Journey:
 
     def as_recorded(self, passage: Passage, speed: float, path: str) -> None:
         """The recording once, its gaps divided by `speed`; what is kept goes to a pcapng file at `path`."""
+        from raceway.ports.geometry import Geometry
         from raceway.ports.pcap.port import CapturePort
-        from raceway.ports.port import Geometry
 
         name = f"pcap:{path}"
         with CapturePort(name, path, Geometry(), self.port.region, write=True) as file:

@@ -16,8 +16,8 @@ import numpy as np
 from raceway.memory.layout import Batch
 from raceway.memory.structures import allocate
 from raceway.ports.batch import metadata_of
+from raceway.ports.geometry import Geometry
 from raceway.ports.pcap.port import CapturePort
-from raceway.ports.port import Geometry
 
 _SLOTS = 16_384
 _PASSES = 25

@@ -30,7 +30,7 @@ def play(tape_file: str, target: Port, words: list[str]) -> dict[str, float]:
     from raceway.apps.forwarder.forwarder import Pace
     from raceway.apps.replay import Replay
     from raceway.memory.timers import precise_timers
-    from raceway.ports.port import Geometry
+    from raceway.ports.geometry import Geometry
 
     how, number = words[0], float(words[1])
     # A ring as large as the pipe's: then a buffer comes back only after the other end has read it.

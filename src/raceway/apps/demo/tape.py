@@ -15,8 +15,8 @@ import struct
 import numpy as np
 
 from raceway.memory.region import Region
+from raceway.ports.geometry import Geometry
 from raceway.ports.pcap.port import CapturePort
-from raceway.ports.port import Geometry
 
 _SECTION = bytes.fromhex("0a0d0d0a"), bytes.fromhex("4d3c2b1a")
 _ENHANCED_PACKET = 6

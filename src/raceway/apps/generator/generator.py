@@ -28,7 +28,9 @@ from raceway.apps.generator.worker import INTERRUPTED, Worker, usable_cpus, warn
 from raceway.apps.report import Report, Ticker
 from raceway.errors import RacewayError
 from raceway.memory.structures import allocate
-from raceway.ports.port import LINKTYPE_ETHERNET, Port, PortRing
+from raceway.ports.geometry import LINKTYPE_ETHERNET
+from raceway.ports.port import Port
+from raceway.ports.port_ring import PortRing
 
 PING_TIMEOUT = 1_000_000_000
 """Nanoseconds after which ping gives an echo up."""

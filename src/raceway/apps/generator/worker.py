@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from raceway.apps.generator.records import DONE, DUMP, ENDED, FAILED, SERVICE
-from raceway.ports.port import Port, PortRing, poll_records
+from raceway.ports.port import Port, poll_records
+from raceway.ports.port_ring import PortRing
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]

@@ -6,8 +6,9 @@ import numpy as np
 
 from raceway.memory.layout import NULL
 from raceway.memory.region import Region
+from raceway.ports.geometry import Geometry
 from raceway.ports.null.sync import LENGTH, null_sync
-from raceway.ports.port import Geometry, Port
+from raceway.ports.port import Port
 
 # Ethernet broadcast from a locally administered address, IPv4, UDP to the discard port (RFC 863) with 18 bytes.
 _FRAME = bytes.fromhex(

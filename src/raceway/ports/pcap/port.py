@@ -10,11 +10,12 @@ from dataclasses import replace
 
 from raceway.memory.layout import PCAP
 from raceway.memory.region import Region
+from raceway.ports.geometry import LINKTYPE_ETHERNET, Geometry
 from raceway.ports.pcap.formats import LINK_NULL_EXPLICIT
 from raceway.ports.pcap.reader import CaptureReader
 from raceway.ports.pcap.sync import capture_sync
 from raceway.ports.pcap.writer import CaptureWriter
-from raceway.ports.port import LINKTYPE_ETHERNET, Geometry, Port
+from raceway.ports.port import Port
 
 FLUSH_INTERVAL = 200_000_000
 """Nanoseconds after which a file that is being written shows what it was given, full window or not."""

@@ -14,9 +14,11 @@ from raceway.errors import RegionError
 from raceway.memory import barriers
 from raceway.memory.layout import MORE_FRAGMENTS, PIPE, REGION_MAGIC, RING
 from raceway.memory.region import Region
+from raceway.ports.geometry import RINGS_LIMIT, Geometry
 from raceway.ports.pipe.rendezvous import Joined, Meeting, opening
 from raceway.ports.pipe.sync import pipe_sync
-from raceway.ports.port import RINGS_LIMIT, Geometry, Port, PortRing
+from raceway.ports.port import Port
+from raceway.ports.port_ring import PortRing
 
 
 class PipePort(Port):
