@@ -107,6 +107,22 @@ def captured_packets() -> tuple[bytes, ...]:
     return tuple(packet for path in paths for packet in raceway.load_capture(path))
 
 
+@cache
+def whole_packets(limit: int = 150) -> tuple[bytes, ...]:
+    """The first packets of each Ethernet capture that is not odd on purpose: what other libraries can read too."""
+    import raceway
+
+    odd = ("runts", "snapped", "raw-ip")
+    paths = [
+        path for path in (*own_captures(), *shared_captures()) if not any(word in path.name for word in odd)
+    ]
+    packets: list[bytes] = []
+    for path in paths:
+        capture = raceway.load_capture(path, packets=limit)
+        packets += [packet for packet, kind in zip(capture, capture.link_types, strict=True) if kind == 1]
+    return tuple(packets)
+
+
 class Outcome:
     """What a kernel made of packets: verdicts, bytes afterwards, counts of failures by name."""
 

@@ -9,10 +9,10 @@ import pytest
 
 from packet_cases import (
     assert_same_in_both_worlds,
-    captured_packets,
     made_packets,
     needs_native,
     truncated_packets,
+    whole_packets,
 )
 from raceway.compile import headers
 from raceway.compile.addresses import IPv4Address, IPv6Address, MACAddress
@@ -52,7 +52,7 @@ def test_fields_are_scapys():
 
     layers, flags = scapy_layers()
     met = set()
-    for raw in (*made_packets()[:20], *captured_packets()):
+    for raw in (*made_packets()[:20], *whole_packets()):
         packet, other = Packet(raw), Ether(raw)
         for name, (layer, fields) in layers.items():
             view = getattr(packet, name)
@@ -81,7 +81,7 @@ def test_fields_are_scapys():
 
 
 def test_five_tuples_are_dpkts():
-    packets = captured_packets()
+    packets = whole_packets()
     if not packets:
         pytest.skip("no captures at hand")
     compared = 0
@@ -231,7 +231,7 @@ def test_every_field_reads_the_same_in_both_worlds(header):
             lines.append(f"    T.put(({index}, base), int(view.{field.name}))\n")
     text = "".join([*lines, "    return 1\n"])
     function = _compiled_from(text, "reads", {"T": table})
-    packets = (*made_packets(), *captured_packets(20))
+    packets = (*made_packets(), *whole_packets(20))
     assert_same_in_both_worlds(function, packets[: 4096 // len(header.fields)], table)
     assert len(table) > 0
 
