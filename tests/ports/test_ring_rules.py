@@ -325,3 +325,25 @@ def test_two_ports_of_one_memory_identifier_share_a_region(pipe_name):
         assert null.region is pipe.region
         assert other.region is not null.region
         assert whole(null)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("buffer", 0), ("buffer", 1 << 30), ("length", 2049), ("offset", -5)]
+)
+def test_a_slot_that_a_broken_peer_spoils_after_its_check_is_found_when_it_arrives(ends, field, value):
+    a, b = ends
+    a.send([b"one", b"two", b"three"])
+    a.tx[0].slots[field][1] = value
+    with pytest.raises(raceway.RingError, match="among the 3 slots from 0 on that the other end published"):
+        b.sync()
+    assert (b.rx[0].packets, b.rx[0].space) == (0, 0)
+
+
+def test_what_the_regions_header_says_is_not_believed_beyond_the_mapping(ends):
+    a, _ = ends
+    a.region.header["buffers_next"] = 1 << 40
+    a.tx[0].slots["buffer"][0] = a.region.end_of_buffers
+    a.tx[0].slots["length"][0] = 1
+    a.tx[0].advance(1)
+    with pytest.raises(raceway.RingError, match="names buffer"):
+        a.sync()

@@ -24,7 +24,7 @@ from raceway.memory.layout import (
 from raceway.memory.scanning import RESULT, SPAN, Scan, scan_slots
 
 # Codes of Kring.error. A sync that fails returns the code's negative.
-BAD_HEAD, BAD_CUR, BAD_TAIL, BAD_BUFFER, BAD_LENGTH, BAD_FLAGS, BAD_PEER, BAD_DEVICE = 1, 2, 3, 4, 5, 6, 7, 8
+BAD_HEAD, BAD_CUR, BAD_TAIL, BAD_BUFFER, BAD_LENGTH, BAD_FLAGS, BAD_PEER, BAD_ARRIVAL = 1, 2, 3, 4, 5, 6, 7, 8
 
 _SCAN: int = Kring.fields["lowest_buffer"][1]
 _PUBLISHED = Ring.fields["published"][1]
@@ -90,11 +90,18 @@ def prologue(kring: Kring, ring: Ring) -> int:
 
 
 @inner
+def _highest_buffer(kring: Kring) -> int:
+    """The last buffer of the region; never one outside of what this process has mapped, whatever the header says."""
+    limit = RegionHeader(kring.region).buffers_next
+    return (limit if limit < kring.buffer_limit else kring.buffer_limit) - 1
+
+
+@inner
 def _check(kring: Kring, ring: Ring, first: int, last: int) -> int:
     """Look at slots [first, last), and count them if they are to be sent: non-zero if any is bad."""
     scan = Scan(kring.address + _SCAN)
     transmit = kring.transmit
-    scan.highest_buffer = RegionHeader(kring.region).buffers_next - 1
+    scan.highest_buffer = _highest_buffer(kring)
     while first < last:
         count = last - first
         if count > SPAN:
@@ -125,7 +132,7 @@ def _count(kring: Kring, ring: Ring, scan: Scan, first: int, count: int) -> None
 @inner
 def _find_bad_slot(kring: Kring, handed: int) -> int:
     """The slow path: which slot was it, and what is wrong with it?"""
-    limit = RegionHeader(kring.region).buffers_next
+    limit = _highest_buffer(kring) + 1
     index = kring.head
     for _ in range(handed):
         slot = Slot(kring.slots + index * SLOT_SIZE)
@@ -142,19 +149,31 @@ def _find_bad_slot(kring: Kring, handed: int) -> int:
 
 
 @inner
-def count_arrivals(kring: Kring, ring: Ring, tail: int) -> None:
-    """Count the packets and bytes that a receive ring gets in slots [kring.tail, tail)."""
+def count_arrivals(kring: Kring, ring: Ring, tail: int) -> int:
+    """Count the packets and bytes that a receive ring gets in slots [kring.tail, tail), and look at what came.
+
+    0, or a negative code for a slot that names no buffer or more than its buffer holds: whoever filled it should
+    have been stopped by a sync of its own. Then nothing is counted.
+    """
     scan = Scan(kring.address + _SCAN)
+    packets = ring.packets
+    octets = ring.bytes
+    scan.highest_buffer = _highest_buffer(kring)
     index = kring.tail
     while index != tail:
         count = (tail if index < tail else kring.slot_count) - index
         if count > SPAN:
             count = SPAN
         scan_slots(kring.slots + index * SLOT_SIZE, count, scan.address, scan.address + RESULT)
+        if (scan.bad_buffer | scan.bad_length | scan.bad_offset) < 0:
+            ring.packets = packets
+            ring.bytes = octets
+            return fail(kring, BAD_ARRIVAL, index, count)
         _count(kring, ring, scan, index, count)
         index += count
         if index == kring.slot_count:
             index = 0
+    return 0
 
 
 @inner

@@ -39,6 +39,7 @@ class PortRing:
         kring["buffer_size"], kring["slot_count"] = region.buffer_size, self.size
         kring["transmit"], kring["region"] = self.transmit, region.base
         kring["bell"] = -1
+        kring["buffer_limit"] = region.end_of_buffers
         # The sync itself sets the highest buffer, for a region's buffers grow in number.
         kring["lowest_buffer"] = 1
         kring["highest_length"] = kring["highest_offset"] = region.buffer_size
@@ -144,6 +145,8 @@ class PortRing:
             f"buffers have {self.port.region.buffer_size} bytes",
             codes.BAD_FLAGS: f"slot {slot} has flags {value:#x}; indirect buffers (0x10) and unknown flags "
             f"are not supported on this port",
+            codes.BAD_ARRIVAL: f"among the {value} slots from {slot} on that the other end published is one that names "
+            f"no buffer of the region's 1 to {limit}, or more than its {self.port.region.buffer_size} bytes",
             codes.BAD_PEER: f"the other end published {value}, which is not a slot that it owns",
         }
         raise RingError(self.name, messages.get(code, f"error {code}, value {value}"), value=value, slot=slot)

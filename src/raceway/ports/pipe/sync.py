@@ -57,7 +57,9 @@ def pipe_sync(address: int) -> int:
         tail = seen - 1 if seen > 0 else kring.slot_count - 1
     else:
         tail = seen
-        count_arrivals(kring, ring, tail)
+        code = count_arrivals(kring, ring, tail)
+        if code < 0:
+            return code
     if distance(kring.head, tail, kring.slot_count) < distance(kring.head, kring.tail, kring.slot_count):
         # A peer only ever gives: what is ours cannot become its own again.
         return fail(kring, BAD_PEER, -1, seen)
