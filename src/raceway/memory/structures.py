@@ -45,6 +45,8 @@ def structure(name: str, dtype: np.dtype[Any]) -> Any:
     dtype: a numpy structured dtype whose fields are integers of 1, 2, 4 bytes (signed or not) or 8 bytes
     (signed); fields of other kinds (arrays) are laid out but have no attribute.
     """
+    if "address" in (dtype.names or ()):
+        raise TypeError(f"{name}.address: that is where the record is, so no field can have the name")
     fields: dict[str, tuple[str, int]] = {}
     for field in dtype.names or ():
         kind, offset = dtype.fields[field][:2]  # type: ignore[index]
