@@ -174,6 +174,32 @@ def test_verdicts_are_carried_out_and_everything_taken_is_accounted_for(pipe_nam
         assert set(back) == {b"xx"}
 
 
+def test_a_function_sees_a_packet_in_several_slots_once_its_first_slot(pipe_name):
+    seen = raceway.Counters(2)
+
+    @raceway.packet_function
+    def count(packet):
+        seen.add(0, 1)
+        seen.add(1, len(packet))
+        return raceway.PASS
+
+    frames = [bytes([number]) * (100 + number * 37 % 700) for number in range(200)]
+    with (
+        raceway.open(pipe_name + "x{1", buffer_size=256) as a,
+        raceway.open(pipe_name + "x}1") as b,
+        raceway.open(pipe_name + "y{1", region=b.region) as c,
+        raceway.open(pipe_name + "y}1") as d,
+    ):
+        a.send(frames)
+        Forwarder([Way(b, c, count, limit=200)]).run()
+        got = []
+        while len(got) < 200:
+            got += d.receive(5).to_bytes()
+        assert got == frames
+        assert seen[0] == 200
+        assert seen[1] == sum(min(256, len(frame)) for frame in frames)
+
+
 def test_tx_from_a_port_that_cannot_send_is_counted(tmp_path):
     @raceway.packet_function
     def everything_back(packet):

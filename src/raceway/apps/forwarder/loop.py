@@ -60,10 +60,18 @@ def _packet_slots(kring: Kring, first: int, tail: int) -> int:
 
 @inner
 def _judge(direction: Direction, kring: Kring, number: int, first: int, tail: int, now: int) -> None:
-    """Let the packet function judge the next chunk of slots, once for each slot."""
-    count = distance(first, tail, kring.slot_count)
-    if count > CHUNK:
-        count = CHUNK
+    """Let the packet function judge the next packets, a chunk at most. Of a packet in several slots it sees the first,
+    as a program in a driver sees a packet's linear part: so a chunk ends with the first slot of such a packet."""
+    limit = distance(first, tail, kring.slot_count)
+    if limit > CHUNK:
+        limit = CHUNK
+    count = 0
+    index = first
+    while count < limit:
+        count += 1
+        if Slot(kring.slots + index * SLOT_SIZE).flags & MORE_FRAGMENTS:
+            break
+        index = following(index, kring.slot_count)
     batch = Batch(direction.batch)
     batch.slots = kring.slots
     batch.metadata = kring.metadata if kring.metadata_used != 0 else 0
