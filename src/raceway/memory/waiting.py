@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from raceway.memory import access
-from raceway.memory.jit import inner
+from raceway.memory.jit import INTERPRETED, inner
 from raceway.memory.layout import PIPE, Kring
 from raceway.memory.ring import set_waiting
 from raceway.memory.structures import structure
@@ -32,7 +32,9 @@ POLLFD = np.dtype([("descriptor", "<i4"), ("events", "<i2"), ("returned", "<i2")
 Pollfd = structure("Pollfd", POLLFD)
 _POLLFD: int = POLLFD.itemsize
 
-SPINS, YIELDS = 200, 400
+SPINS, YIELDS = (2, 4) if INTERPRETED else (200, 400)
+"""Syncs that bring nothing before a loop yields, and after that before it sleeps. Interpreted, who spins keeps the
+interpreter from the thread that it waits for."""
 
 
 @inner

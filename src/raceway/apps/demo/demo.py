@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 RECORDING = "demo.pcapng.gz"
-SPEED = 3.5
-TOP_SECONDS = 0.4
+SPEED = 5.0
+TOP_SECONDS = 0.3
 _PICTURE_COLUMNS = 100
 
 
