@@ -80,6 +80,20 @@ def test_a_record_has_only_signed_64_bit_numbers_and_no_field_called_address():
     assert "head=-5" in repr(view)
 
 
+Twin = structure("Twin", np.dtype([("first", "<i8")]))
+OtherTwin = structure("Twin", np.dtype([("second", "<i8"), ("first", "<i8")]))
+
+
+@entry
+def add_twins(address: int) -> int:
+    return Twin(address).first * 100 + OtherTwin(address).first
+
+
+def test_two_records_of_one_name_keep_their_own_fields():
+    words = np.array([3, 4], np.int64)
+    assert add_twins(words.ctypes.data) == 304
+
+
 def test_a_region_gives_what_it_has_and_says_when_it_has_no_more():
     region = Region(buffer_size=64, buffers=10)
     first = region.allocate_buffers(10)

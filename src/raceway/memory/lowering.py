@@ -6,6 +6,7 @@ A value is always a signed 64-bit integer between them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,9 @@ class StructureType(types.Type):
 
     def __init__(self, python: Any) -> None:
         self.python = python
-        super().__init__(name=f"Structure({python.__name__})")
+        # To numba two types of one name are one type: so the name tells records apart by their fields too.
+        layout = hashlib.blake2b(repr(python.dtype).encode(), digest_size=6).hexdigest()
+        super().__init__(name=f"Structure({python.__name__}, {layout})")
 
 
 @register_model(StructureType)
