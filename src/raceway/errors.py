@@ -1,4 +1,4 @@
-"""The errors that raceway raises; all but PortNameError and PacketFunctionError, which live beside their parsers."""
+"""The errors that raceway raises, but for those that live beside their parsers (names, packet functions, captures)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from raceway.memory.jit import INTERPRETED
-from raceway.memory.layout import METADATA, MORE_FRAGMENTS, PCAP, SLOT, Kring, Ring
+from raceway.memory.layout import METADATA, MORE_FRAGMENTS, SLOT, Kring, Ring
 from raceway.memory.structures import allocate
 from raceway.ports.pcap.reader import CaptureReader
 from raceway.ports.pcap.sync import receive_sync, transmit_sync
@@ -103,7 +103,7 @@ class HandRing:
         kring.ring, kring.slots = self.ring.address, self.slots.ctypes.data
         kring.metadata, kring.buffers = self.metadata.ctypes.data, self._buffers
         kring.buffer_size, kring.slot_count = buffer_size, slot_count
-        kring.transmit, kring.kind, kring.adapter = int(transmit), PCAP, adapter
+        kring.transmit, kring.adapter = int(transmit), adapter
         kring.metadata_used = int(metadata)
         if transmit:
             kring.tail = self.ring.tail = slot_count - 1

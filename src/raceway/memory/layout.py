@@ -108,13 +108,10 @@ RING = lines(
     [("waiting", "<i8"), ("barrier", "<i8")],
 )  # fmt: skip
 
-# What a ring is connected to.
-NOTHING, NULL, PIPE, PCAP = 0, 1, 2, 3
-
 KRING = lines(
     # Names as in netmap: the side of a ring that its user cannot reach, and that a sync believes.
     [("ring", "<i8"), ("slots", "<i8"), ("metadata", "<i8"), ("buffers", "<i8"), ("buffer_size", "<i8"),
-     ("slot_count", "<i8"), ("transmit", "<i8"), ("kind", "<i8")],
+     ("slot_count", "<i8"), ("transmit", "<i8")],
     [("head", "<i8"), ("tail", "<i8"), ("peer", "<i8"), ("bell", "<i8"), ("region", "<i8"), ("adapter", "<i8"),
      ("metadata_used", "<i8"), ("ended", "<i8")],
     # The last error (a code of `memory.ring`), the slot it was found in and the value; whether Python's help is

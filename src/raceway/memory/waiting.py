@@ -17,7 +17,7 @@ import numpy as np
 
 from raceway.memory import access
 from raceway.memory.jit import INTERPRETED, inner
-from raceway.memory.layout import PIPE, Kring
+from raceway.memory.layout import Kring
 from raceway.memory.ring import set_waiting
 from raceway.memory.structures import structure
 
@@ -53,14 +53,14 @@ def ring_bell(bell: int) -> None:
 @inner
 def arm(kring: Kring, slots: int) -> None:
     """Steps 1 and 2 of going to sleep, for a ring that has another end; the caller syncs again before it polls."""
-    if kring.kind == PIPE:
+    if kring.peer != 0:
         set_waiting(kring.ring, slots)
 
 
 @inner
 def disarm(kring: Kring) -> None:
     """Awake again."""
-    if kring.kind == PIPE:
+    if kring.peer != 0:
         set_waiting(kring.ring, 0)
 
 

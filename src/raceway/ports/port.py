@@ -37,7 +37,6 @@ class Port:
     tx, rx: its rings; region: the shared memory that they lie in; link_type: LINKTYPE_ value of its packets.
     """
 
-    kind_code = 0
     adapter: Entry
     """The adapter's sync: `int64 sync(int64 kring)`, for every ring of the port."""
 
@@ -106,7 +105,6 @@ class Port:
         for index, offset in enumerate(offsets):
             kring = krings[index]
             view = PortRing(self, offset, kring, krings.ctypes.data + index * KRING.itemsize)
-            kring["kind"] = self.kind_code
             kring["sync"] = self.adapter.pointer
             if view.transmit:
                 # A transmit ring starts with everything but one slot in the user's hands.

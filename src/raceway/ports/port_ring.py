@@ -9,7 +9,7 @@ import numpy as np
 
 from raceway.errors import RingError
 from raceway.memory import ring as codes
-from raceway.memory.layout import SLOT
+from raceway.memory.layout import MORE_FRAGMENTS, SLOT
 
 if TYPE_CHECKING:
     from raceway.ports.port import Port
@@ -91,6 +91,18 @@ class PortRing:
     def bytes(self) -> int:
         """Bytes of those packets."""
         return int(self._record["bytes"])
+
+    @property
+    def untaken(self) -> int:
+        """Packets of a pipe's transmit ring that were published and that the other end has not given back yet; 0 for
+        rings that have no other end."""
+        peer = int(self._kring["peer"])
+        if not peer or not self.transmit:
+            return 0
+        region = self.port.region
+        first, last = int(region.ring(peer - region.base)["published"]), int(self._kring["head"])
+        slots = (first + np.arange((last - first) % self.size)) % self.size
+        return int((self.slots["flags"][slots] & MORE_FRAGMENTS == 0).sum())
 
     @property
     def ended(self) -> bool:

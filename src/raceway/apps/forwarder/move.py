@@ -12,7 +12,6 @@ from raceway.memory.layout import (
     BUFFER_CHANGED,
     METADATA_SIZE,
     MORE_FRAGMENTS,
-    PIPE,
     SLOT_SIZE,
     Kring,
     Metadata,
@@ -103,4 +102,4 @@ def _tell(source: Kring, target: Kring, first: int, into: int, now: int) -> None
         told.timestamp = now
         told.wire_length = 0
         # What a pipe carries only its sending end knows.
-        told.link_type = Ring(source.peer).link_type if source.kind == PIPE else 0
+        told.link_type = Ring(source.peer).link_type if source.peer != 0 else 0

@@ -14,7 +14,7 @@ AT_ONCE, RECORDED, PACKETS_A_SECOND, BITS_A_SECOND = 0, 1, 2, 3
 DIRECTION = lines(
     # Addresses: PORT_STATE of source and target, a batch kernel (0: none), its BATCH record, CHUNK verdict bytes.
     [("source", "<i8"), ("target", "<i8"), ("kernel", "<i8"), ("batch", "<i8"), ("verdicts", "<i8"),
-     ("limit", "<i8"), ("ended", "<i8"), ("turn", "<i8")],
+     ("limit", "<i8"), ("ended", "<i8")],
     # Conservation: taken = sent + returned + dropped + aborted + too_long + no_way_back.
     [("taken", "<i8"), ("taken_bytes", "<i8"), ("sent", "<i8"), ("sent_bytes", "<i8"), ("returned", "<i8"),
      ("dropped", "<i8"), ("aborted", "<i8"), ("too_long", "<i8")],
@@ -27,7 +27,7 @@ DIRECTION = lines(
 
 FORWARD = lines(
     [("directions", "<i8"), ("count", "<i8"), ("descriptors", "<i8"), ("descriptor_count", "<i8"),
-     ("slice", "<i8"), ("moved", "<i8"), ("sleeps", "<i8"), ("bounds", "<i8")],
+     ("slice", "<i8"), ("moved", "<i8"), ("sleeps", "<i8")],
     [("seconds", "<i8"), ("nanoseconds", "<i8"), ("now", "<i8")],
 )  # fmt: skip
 """`slice`: nanoseconds after which the loop returns to Python. The second line is room for a clock."""

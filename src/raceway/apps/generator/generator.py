@@ -292,11 +292,11 @@ class Generator:
         if self.options.wait is not None:
             return not self._over.wait(self.options.wait)
         said = False
-        while self.options.sends and getattr(self.port, "connected", True) is False:
+        while self.options.sends and not self.port.wait_for_peer(0.01):
             if not said:
                 said = True
                 warn(f"{self.port.name}: waiting for the other end (-w 0: no waiting)")
-            if self._over.wait(0.005):
+            if self._over.is_set():
                 return False
         return True
 
@@ -318,8 +318,6 @@ class Generator:
 
     def _drain(self) -> None:
         """Let the other end of a pipe take what was sent last, for as long as it goes on taking."""
-        if not hasattr(self.port, "connected"):
-            return
         left, since = self.queued(), time.monotonic()
         while left and not self._over.is_set():
             self.port.service()
@@ -330,18 +328,13 @@ class Generator:
             now = self.queued()
             if now != left:
                 left, since = now, time.monotonic()
-            elif self.port.connected and time.monotonic() - since > _DRAIN_PATIENCE:
+            elif self.port.wait_for_peer(0) and time.monotonic() - since > _DRAIN_PATIENCE:
                 return
             time.sleep(0.0005)
 
     def queued(self) -> int:
         """Packets that were sent and lie in transmit rings still, untaken."""
-        total = 0
-        for ring in self.port.tx:
-            flight = (ring.head - ring.tail - 1) % ring.size
-            slots = (ring.head - flight + np.arange(flight)) % ring.size
-            total += int((ring.slots["flags"][slots] & 0x20 == 0).sum())
-        return total
+        return sum(ring.untaken for ring in self.port.tx)
 
     # -- what came of it -----------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from raceway.memory.layout import NULL
 from raceway.memory.region import Region
 from raceway.ports.geometry import Geometry
 from raceway.ports.null.sync import LENGTH, null_sync
@@ -21,7 +20,6 @@ _FRAME = bytes.fromhex(
 class NullPort(Port):
     """Swallows everything sent, supplies a 60-byte frame for ever."""
 
-    kind_code = NULL
     adapter = null_sync
 
     def __init__(self, name: str, geometry: Geometry, region: Region | None = None) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from raceway.memory.layout import PCAP
 from raceway.memory.region import Region
 from raceway.ports.geometry import LINKTYPE_ETHERNET, Geometry
 from raceway.ports.pcap.formats import LINK_NULL_EXPLICIT
@@ -28,7 +27,6 @@ class CapturePort(Port):
     way to another capture file.
     """
 
-    kind_code = PCAP
     adapter = capture_sync
 
     def __init__(

@@ -8,23 +8,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from raceway.errors import RegionError
 from raceway.memory import barriers
-from raceway.memory.layout import MORE_FRAGMENTS, PIPE, REGION_MAGIC, RING
+from raceway.memory.layout import REGION_MAGIC, RING
 from raceway.memory.region import Region
 from raceway.ports.geometry import RINGS_LIMIT, Geometry
 from raceway.ports.pipe.rendezvous import Joined, Meeting, opening
 from raceway.ports.pipe.sync import pipe_sync
 from raceway.ports.port import Port
-from raceway.ports.port_ring import PortRing
 
 
 class PipePort(Port):
     """One end of a pipe. Whichever end is opened first decides the geometry and makes the region."""
 
-    kind_code = PIPE
     adapter = pipe_sync
 
     def __init__(
@@ -185,14 +181,8 @@ class PipePort(Port):
         """`peer_gone`: packets that this end published and the other, gone, has not taken."""
         if not self._gone:
             return {}
-        left = sum(self._left_in(ring) for ring in self.tx)
+        left = sum(ring.untaken for ring in self.tx)
         return {"peer_gone": left} if left else {}
-
-    def _left_in(self, ring: PortRing) -> int:
-        peer = int(ring._kring["peer"]) - self.region.base
-        first, last = int(self.region.ring(peer)["published"]), int(ring._kring["head"])
-        indexes = (first + np.arange((last - first) % ring.size)) % ring.size
-        return int((ring.slots["flags"][indexes] & MORE_FRAGMENTS == 0).sum())
 
     def _always_ready(self) -> bool:
         return False

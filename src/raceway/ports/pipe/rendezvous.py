@@ -17,7 +17,6 @@ Abstract names belong to a network namespace: both ends must be opened in the sa
 
 from __future__ import annotations
 
-import array
 import errno
 import json
 import os
@@ -78,7 +77,7 @@ class Meeting:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(_address(self.base, self.end))
-                credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             except OSError:
                 return ""
         return f", in process {struct.unpack('3i', credentials)[0]}"
@@ -203,9 +202,7 @@ def _address(base: str, end: str) -> bytes:
 
 
 def _check_user(connection: socket.socket) -> None:
-    credentials = connection.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, array.array("i", [0, 0, 0]).itemsize * 3
-    )
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     user = struct.unpack("3i", credentials)[1]
     if user != os.geteuid():
         raise RacewayError(f"the other end belongs to user {user}")
