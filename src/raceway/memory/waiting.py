@@ -32,6 +32,11 @@ POLLFD = np.dtype([("descriptor", "<i4"), ("events", "<i2"), ("returned", "<i2")
 Pollfd = structure("Pollfd", POLLFD)
 _POLLFD: int = POLLFD.itemsize
 
+BELL, PACKETS, PYTHON = 0x41, 0x01, 0x2001
+"""What a descriptor is, said by the events that it is polled for: an eventfd that is to be answered (POLLIN and
+POLLRDNORM), a socket with packets (POLLIN), or something that Python looks after, as a peer that hangs up (POLLIN and
+POLLRDHUP)."""
+
 SPINS, YIELDS = (2, 4) if INTERPRETED else (200, 400)
 """Syncs that bring nothing before a loop yields, and after that before it sleeps. Interpreted, who spins keeps the
 interpreter from the thread that it waits for."""
@@ -66,23 +71,22 @@ def disarm(kring: Kring) -> None:
 
 @inner
 def sleep(descriptors: int, count: int, nanoseconds: int, scratch: int) -> int:
-    """Step 4: poll `count` POLLFD records, at most so long; 1 if a peer has hung up, which Python looks after.
+    """Step 4: poll `count` POLLFD records, at most so long; 1 if Python has something to look after.
 
-    The records come in pairs, a port's bell and then its peer's socket; -1 where a port has none. A bell that
-    rang is answered, so that it is silent again.
+    A bell that rang is answered, so that it is silent again.
     """
     ready = access.poll(descriptors, count, (nanoseconds + 999_999) // 1_000_000)
     if ready <= 0:
         return 0
-    hung_up = 0
+    for_python = 0
     for index in range(count):
         entry = Pollfd(descriptors + index * _POLLFD)
         if entry.returned != 0:
-            if index % 2 == 0:
+            if entry.events == BELL:
                 access.eventfd_read(entry.descriptor, scratch)
-            else:
-                hung_up = 1
-    return hung_up
+            elif entry.events == PYTHON:
+                for_python = 1
+    return for_python
 
 
 @inner

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -23,12 +23,20 @@ from raceway.memory.jit import Entry
 from raceway.memory.layout import KRING, Kring, PortState
 from raceway.memory.region import BUFFER_SIZE, Region
 from raceway.memory.structures import allocate
-from raceway.memory.waiting import POLLFD
+from raceway.memory.waiting import BELL, POLLFD
 from raceway.ports.geometry import LINKTYPE_ETHERNET, Geometry
 from raceway.ports.port_ring import PortRing
 
 if TYPE_CHECKING:
     from raceway.ports.batch import Batch
+
+
+class Watch(NamedTuple):
+    """A descriptor to sleep on, and its poll events, which say what it is: BELL, PACKETS or PYTHON of
+    `memory.waiting`."""
+
+    descriptor: int
+    events: int
 
 
 class Port:
@@ -64,6 +72,7 @@ class Port:
         self.extra_buffers = np.empty(0, np.int32)
         self.state = allocate(PortState)
         self._epoll: select.epoll | None = None
+        self._sleepers: dict[bool, select.epoll] = {}
         # Last, because whoever fails above is not closed. An adapter that fails later closes itself.
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -141,12 +150,9 @@ class Port:
         """Packets that ended at this port without being delivered, by the drop's name."""
         return {}
 
-    def descriptors(self) -> tuple[int, int]:
-        """(bell, peer): an eventfd, readable when something came, and a socket, readable when the peer is gone.
-
-        -1 where the port has none.
-        """
-        return -1, -1
+    def descriptors(self) -> list[Watch]:
+        """What to sleep on besides the port's own bell, and what its being ready means."""
+        return []
 
     def _always_ready(self) -> bool:
         """True for ports that never make anyone wait."""
@@ -182,8 +188,9 @@ class Port:
                     self._batch._forget()
                 self._close()
             finally:
-                if self._epoll is not None:
-                    self._epoll.close()
+                for epoll in (self._epoll, *self._sleepers.values()):
+                    if epoll is not None:
+                        epoll.close()
                 os.close(self._bell)
                 if self._own_region and hasattr(self, "region"):
                     self.region.close()
@@ -246,23 +253,36 @@ class Port:
 
     def fileno(self) -> int:
         """A descriptor for select, poll, epoll and asyncio: readable while there are unread packets, free transmit
-        slots that were waited for, or the end of the stream. Sync before and after, as with netmap's."""
+        slots that were waited for, or the end of the stream. Sync before and after, as with netmap's: whoever uses it
+        does all of the port's work in one thread."""
         self._check_open()
         if self._epoll is None:
             self._epoll = select.epoll()
             self._epoll.register(self._bell, select.EPOLLIN)
-            self._watch_peer()
+            self._watch_all()
         self._polled = True
         self._settle_bell()
         return self._epoll.fileno()
 
-    def _watch_peer(self) -> None:
-        peer = self.descriptors()[1]
-        if self._epoll is not None and peer >= 0:
-            try:
-                self._epoll.register(peer, select.EPOLLIN | select.EPOLLRDHUP)
-            except FileExistsError:
-                pass
+    def _watch_all(self) -> None:
+        """Let everyone who sleeps on this port see the descriptors that there are now."""
+        epolls = [epoll for epoll in (self._epoll, *self._sleepers.values()) if epoll is not None]
+        for epoll in epolls:
+            for watch in self.descriptors():
+                try:
+                    epoll.register(watch.descriptor, watch.events)
+                except FileExistsError:
+                    pass
+
+    def _sleeper(self, *, transmit: bool) -> select.epoll:
+        """What a thread sleeps on that receives, or one that sends. Two threads may, one each: so the bell is watched
+        for its next ring (edge-triggered) and not silenced, which would keep it from the other."""
+        if transmit not in self._sleepers:
+            epoll = select.epoll()
+            epoll.register(self._bell, select.EPOLLIN | select.EPOLLET)
+            self._sleepers[transmit] = epoll
+            self._watch_all()
+        return self._sleepers[transmit]
 
     def _settle_bell(self) -> None:
         """Make the descriptor readable exactly if there is something to do, and arm the rings if not."""
@@ -273,9 +293,10 @@ class Port:
             os.eventfd_read(self._bell)
         except BlockingIOError:
             pass
-        from raceway.ports.sync import arm_port, sync_port
+        from raceway.ports.sync import arm_ring, sync_port
 
-        arm_port(self.state.ctypes.data)
+        for ring in self.rings:
+            arm_ring(ring.address)
         if sync_port(self.state.ctypes.data) < 0 or self._something_to_do():
             os.eventfd_write(self._bell, 1)
 
@@ -286,22 +307,16 @@ class Port:
 
     def _wait_for_space(self, ring: PortRing, timeout: float | None) -> None:
         """Sleep until a transmit ring has a free slot, the peer is gone or `timeout` seconds have passed."""
-        from raceway.ports.sync import arm_port
+        from raceway.ports.sync import arm_ring
 
-        try:
-            os.eventfd_read(self._bell)
-        except BlockingIOError:
-            pass
-        arm_port(self.state.ctypes.data)
+        sleeper = self._sleeper(transmit=True)
+        arm_ring(ring.address)
         ring.sync()
         if ring.space or ring.ended or self._always_ready():
             return
-        waiter = select.poll()
-        for descriptor in self.descriptors():
-            if descriptor >= 0:
-                waiter.register(descriptor, select.POLLIN | select.POLLRDHUP)
-        # Bounded, because the peer may connect while we sleep, and its descriptor is not among ours yet.
-        waiter.poll(50 if timeout is None else min(50, timeout * 1000))
+        # Bounded, for a kernel's transmit queue tells nobody when it has room again.
+        limit = 0.05 if ring._kring["peer"] else 0.001
+        sleeper.poll(limit if timeout is None else min(limit, timeout))
 
     def flush(self) -> None:
         """Let everything that was put into the transmit rings reach where it goes, as far as that is here."""
@@ -314,16 +329,26 @@ class Port:
         return True
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until there is something to sync for, at most `timeout` seconds (None: for ever). False: timed out."""
-        descriptor = self.fileno()
-        with select.epoll() as waiter:
-            waiter.register(descriptor, select.EPOLLIN)
-            return bool(waiter.poll(-1 if timeout is None else timeout))
+        """Sleep until there is something to receive, or the end of the stream, at most `timeout` seconds (None: for
+        ever). False: timed out. Touches receive rings only, so another thread may send meanwhile."""
+        from raceway.ports.sync import arm_ring
+
+        self._check_open()
+        if self._always_ready():
+            return True
+        sleeper = self._sleeper(transmit=False)
+        for ring in self.rx:
+            arm_ring(ring.address)
+        self.rxsync()
+        if any(ring.cur != ring.tail or ring.ended for ring in self.rx):
+            return True
+        return bool(sleeper.poll(-1 if timeout is None else max(timeout, 0)))
 
     # -- packets from and to Python ------------------------------------------------------------------------
 
     def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
         """The next batch of packets: at least one unless `timeout` seconds pass. The batch before is given back.
+        One thread may receive while another sends.
 
         limit: at most so many packets. Raises EndOfStream when nothing can come any more.
         """
@@ -395,12 +420,9 @@ class Port:
 
 
 def poll_records(ports: Iterable[Port]) -> Any:
-    """POLLFD records for a compiled loop's `sleep`: a port's bell and then its peer, shape (2 * ports,)."""
-    descriptors = [descriptor for port in ports for descriptor in port.descriptors()]
-    records = np.zeros(len(descriptors), dtype=POLLFD)
-    records["descriptor"] = descriptors
-    records["events"] = [
-        select.POLLIN if index % 2 == 0 else select.POLLIN | select.POLLRDHUP
-        for index in range(len(descriptors))
-    ]
+    """POLLFD records for a compiled loop's `sleep`: each port's bell, and what else it is to be woken by."""
+    watches = [watch for port in ports for watch in (Watch(port._bell, BELL), *port.descriptors())]
+    records = np.zeros(len(watches), dtype=POLLFD)
+    records["descriptor"] = [watch.descriptor for watch in watches]
+    records["events"] = [watch.events for watch in watches]
     return records

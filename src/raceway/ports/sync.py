@@ -37,13 +37,10 @@ def sync_port(state: int) -> int:
 
 
 @entry
-def arm_port(state: int) -> int:
-    """Ask the other end to ring the bell: for any packet, and for free slots where a transmit ring has none."""
-    port = PortState(state)
-    for index in range(port.receive_count):
-        arm(Kring(port.receive + index * KRING_SIZE), 1)
-    for index in range(port.transmit_count):
-        kring = Kring(port.transmit + index * KRING_SIZE)
-        if kring.head == kring.tail:
-            arm(kring, 1)
+def arm_ring(address: int) -> int:
+    """Ask the other end of a ring, a KRING record, to ring the bell: for any packet that comes, or for a free slot if
+    this is a transmit ring that has none."""
+    kring = Kring(address)
+    if kring.transmit == 0 or kring.head == kring.tail:
+        arm(kring, 1)
     return 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from raceway.apps.generator.records import DONE, DUMP, ENDED, FAILED, SERVICE
-from raceway.ports.port import Port, poll_records
+from raceway.ports.port import Port, Watch, poll_records
 from raceway.ports.port_ring import PortRing
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Worker:
         self.over = threading.Event()
         self.ended = ""
         self._lock, self._cpus, self._dump, self._quiet = lock, cpus, dump, stop_when_quiet
-        self._descriptors: tuple[int, int] | None = None
+        self._descriptors: list[Watch] | None = None
         self._records: Array = poll_records([])
         record["slice"] = SLICE_OF_SEVERAL if several else SLICE
         record["dump"] = dump is not None

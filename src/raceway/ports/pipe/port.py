@@ -12,10 +12,11 @@ from raceway.errors import RegionError
 from raceway.memory import barriers
 from raceway.memory.layout import REGION_MAGIC, RING
 from raceway.memory.region import Region
+from raceway.memory.waiting import PYTHON
 from raceway.ports.geometry import RINGS_LIMIT, Geometry
 from raceway.ports.pipe.rendezvous import Joined, Meeting, opening
 from raceway.ports.pipe.sync import pipe_sync
-from raceway.ports.port import Port
+from raceway.ports.port import Port, Watch
 
 
 class PipePort(Port):
@@ -70,7 +71,7 @@ class PipePort(Port):
         greeting: dict[str, int | list[int]] = {
             "transmit": theirs_out, "receive": theirs_in, "peer_transmit": mine_out, "peer_receive": mine_in,
         }  # fmt: skip
-        meeting.on_connect = self._watch_peer
+        meeting.on_connect = self._watch_all
         meeting.wait(greeting, [region.descriptor, self._bell, self._peer_bell])
 
     def _both_ends(self, count: int, slots: int, *, outward: bool) -> tuple[list[int], list[int]]:
@@ -173,9 +174,9 @@ class PipePort(Port):
             for krings in (self._transmit_krings, self._receive_krings):
                 krings["ended"] = 1
 
-    def descriptors(self) -> tuple[int, int]:
+    def descriptors(self) -> list[Watch]:
         connection = self._meeting.connection if self._meeting is not None else None
-        return self._bell, -1 if connection is None or self._gone else connection.fileno()
+        return [] if connection is None or self._gone else [Watch(connection.fileno(), PYTHON)]
 
     def drops(self) -> dict[str, int]:
         """`peer_gone`: packets that this end published and the other, gone, has not taken."""
