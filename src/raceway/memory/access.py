@@ -19,7 +19,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from raceway.memory.jit import INTERPRETED, interpreted_batches
+from raceway.memory.jit import INTERPRETED, inner, interpreted_batches
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,6 +43,8 @@ poll = _external("poll", "i4", "p", "i8", "i4")
 write = _external("write", "i8", "i4", "p", "i8")
 read = _external("read", "i8", "i4", "p", "i8")
 clock_gettime = _external("clock_gettime", "i4", "i4", "p")
+sendto = _external("sendto", "i8", "i4", "p", "i8", "i4", "p", "i4")
+recvfrom = _external("recvfrom", "i8", "i4", "p", "i8", "i4", "p", "p")
 eventfd_write = _external("eventfd_write", "i4", "i4", "i8")
 eventfd_read = _external("eventfd_read", "i4", "i4", "p")
 clock_nanosleep = _external("clock_nanosleep", "i4", "i4", "i4", "p", "p")
@@ -81,6 +83,8 @@ if INTERPRETED:
         return int.from_bytes(ctypes.string_at(address, 8), "big", signed=True)
 
     load_acquire, store_release = load_i64, store_64
+    load_acquire32, store_release32 = load_u32, store_32
+    errno = ctypes.get_errno
 
     def fence() -> None:
         """Nothing to do: the interpreter's own calls order memory on the processors that raceway runs on."""
@@ -108,6 +112,14 @@ else:
     load_be64, store_be64 = _lowering.load("i8", swap=True), _lowering.store("i8", swap=True)
     load_acquire = _lowering.load("i8", ordering="acquire")
     store_release = _lowering.store("i8", ordering="release")
+    load_acquire32 = _lowering.load("u4", ordering="acquire")
+    store_release32 = _lowering.store("u4", ordering="release")
+    _errno_location = _external("__errno_location", "p")
     fence, copy, copy_line, call_batch = (
         _lowering.fence, _lowering.copy, _lowering.copy_line, _lowering.call_batch,
     )  # fmt: skip
+
+    @inner
+    def errno() -> int:
+        """What the last of these calls that failed has set."""
+        return load_i32(_errno_location())

@@ -115,9 +115,10 @@ KRING = lines(
     [("head", "<i8"), ("tail", "<i8"), ("peer", "<i8"), ("bell", "<i8"), ("region", "<i8"), ("adapter", "<i8"),
      ("metadata_used", "<i8"), ("ended", "<i8")],
     # The last error (a code of `memory.ring`), the slot it was found in and the value; whether Python's help is
-    # needed; the address of the adapter's sync, `int64 sync(int64 kring)`; how many buffers the mapping has room for.
+    # needed; the address of the adapter's sync, `int64 sync(int64 kring)`; how many buffers the mapping has room for;
+    # whether something that was handed over is not with the kernel yet, so that a sync has to follow soon.
     [("error", "<i8"), ("error_slot", "<i8"), ("error_value", "<i8"), ("attention", "<i8"), ("dropped", "<i8"),
-     ("sync", "<i8"), ("buffer_limit", "<i8")],
+     ("sync", "<i8"), ("buffer_limit", "<i8"), ("pending", "<i8")],
     # What a slot's fields may be, and what the last look at many slots has found: `memory.scanning`.
     [(name, "<i4") for name in SCAN.names or ()],
 )  # fmt: skip
