@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import pcap_harness as harness
+import raceway
 from pcap_harness import HandRing, Packet, feed, read_file, serve
 from raceway.ports.pcap.formats import LINK_NULL_EXPLICIT
 from raceway.ports.pcap.reader import CaptureReader
@@ -55,10 +56,8 @@ def test_written_packets_are_what_wireshark_and_the_reader_see(
     path = tmp_path / "w"
     packets = several()
     with CaptureWriter(path, format=format, nanosecond=nanosecond) as writer:
-        ring = feed(writer, packets)
+        feed(writer, packets)
         assert writer.packets == len(packets)
-        assert ring.ring.packets == len(packets)
-        assert ring.ring.bytes == sum(len(packet.data) for packet in packets)
         assert sum(writer.drops().values()) == 0
     expected = packets if nanosecond else micro(packets)
     assert read_file(path) == expected
@@ -193,6 +192,46 @@ def test_link_type_comes_from_the_packet_then_the_ring_then_the_writer(tmp_path:
         ring.kring.metadata_used = 0
         feed(writer, [Packet(b"e", 1, 1, 12)], ring)
     assert [packet.link_type for packet in read_file(path)] == [12, 10, 12, 11, 11]
+
+
+@pytest.mark.parametrize("name", ["again.pcap", "again.pcapng"])
+def test_link_type_can_be_chosen_until_something_is_written(tmp_path: Path, name: str) -> None:
+    path, other = tmp_path / name, tmp_path / f"other-{name}"
+    options = {"snaplen": 99, "nanosecond": False}
+    if name.endswith("pcapng"):
+        options |= {"interface_name": "eth0", "comment": "by hand"}
+    with CaptureWriter(path, link_type=10, **options) as writer:
+        address = writer.record_address
+        with pytest.raises(ValueError, match="link type 65536: expected 0 to 65,535"):
+            writer.be_of_link_type(65_536)
+        writer.be_of_link_type(101)
+        assert writer.record_address == address
+        feed(writer, [Packet(b"a", 1000, 1, 0)])
+        with pytest.raises(ValueError, match="has a link type already: 101"):
+            writer.be_of_link_type(1)
+    # Nothing of the first beginning is in the file: it is the one that a writer of this link type makes.
+    with CaptureWriter(other, link_type=101, **options) as writer:
+        feed(writer, [Packet(b"a", 1000, 1, 0)])
+    assert path.read_bytes() == other.read_bytes()
+    with CaptureWriter(path) as writer:
+        writer.flush()
+        with pytest.raises(ValueError, match="has a link type already: 1"):
+            writer.be_of_link_type(101)
+
+
+@pytest.mark.parametrize("name", ["sent.pcap", "sent.pcapng"])
+def test_packets_sent_to_a_port_are_of_the_link_type_chosen_for_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with raceway.open(f"pcap:{path}", write=True) as port:
+        port.be_of_link_type(101)
+        assert port.link_type == 101
+        port.send([b"a", b"b"])
+        port.flush()
+        assert port.drops() == {}
+        with pytest.raises(ValueError, match="has a link type already: 101"):
+            port.be_of_link_type(1)
+    capture = raceway.load_capture(path)
+    assert capture.link_types.tolist() == [101, 101]
 
 
 def test_time_comes_from_the_packet_then_the_ring_then_the_clock(tmp_path: Path) -> None:
@@ -378,3 +417,19 @@ def test_scapy_and_dpkt_read_what_was_written(tmp_path: Path) -> None:
         with path.open("rb") as file:
             found = list(dpkt.pcap.UniversalReader(file))
         assert [data for _, data in found] == [packet.data for packet in packets]
+
+
+def test_a_port_that_writes_counts_each_packet_once_even_those_that_had_to_wait(tmp_path: Path) -> None:
+    packets = [bytes(1400)] * 4_000  # More than a window of the writer's holds.
+    with raceway.open(f"pcap:{tmp_path / 'w.pcap'}", write=True, slots=4_096) as port:
+        ring = port.tx[0]
+        for index, packet in enumerate(packets):
+            ring.buffer(index)[: len(packet)] = packet
+            ring.slots[index]["length"] = len(packet)
+        ring.head = ring.cur = len(packets)
+        ring.sync()
+        assert 0 < ring.packets < len(packets)
+        assert ring.bytes == ring.packets * 1400
+        port.flush()
+        assert port.counters()["tx_packets"] == len(packets)
+        assert port.counters()["tx_bytes"] == len(packets) * 1400

@@ -187,6 +187,17 @@ def accept(kring: Kring, count: int) -> None:
 
 
 @inner
+def uncount(kring: Kring, ring: Ring, index: int, count: int) -> None:
+    """`count` slots from `index` on, which the prologue has counted as sent, stay the user's for now."""
+    for _ in range(count):
+        slot = Slot(kring.slots + index * SLOT_SIZE)
+        ring.bytes -= slot.length
+        if slot.flags & MORE_FRAGMENTS == 0:
+            ring.packets -= 1
+        index = following(index, kring.slot_count)
+
+
+@inner
 def publish(kring: Kring, ring: Ring) -> None:
     """Hand all slots before the Kring's head to the other end of a shared ring."""
     store_release(ring.address + _PUBLISHED, kring.head)

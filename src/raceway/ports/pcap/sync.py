@@ -13,7 +13,7 @@ from __future__ import annotations
 from raceway.memory.access import copy, copy_line, load_u32, store_32
 from raceway.memory.jit import entry, inner
 from raceway.memory.layout import METADATA, MORE_FRAGMENTS, SLOT, Kring, Metadata, Ring, Slot
-from raceway.memory.ring import prologue
+from raceway.memory.ring import distance, prologue, uncount
 from raceway.ports.pcap.formats import (
     ENHANCED_PACKET,
     LINK_NULL_EXPLICIT,
@@ -285,8 +285,8 @@ def transmit_sync(kring: Kring, ring: Ring, count: int) -> None:
         octets += length
     writer.packets += packets
     writer.bytes += octets
-    ring.packets += packets
-    ring.bytes += octets
+    # The prologue has counted all of them.
+    uncount(kring, ring, head, distance(head, stop, size))
     kring.head = head
     tail = head - 1
     if tail < 0:
