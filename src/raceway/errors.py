@@ -35,5 +35,31 @@ class PortBusyError(RacewayError, OSError):
         OSError.__init__(self, errno.EBUSY, f"{name}: {message}")
 
 
+class NoSuchInterfaceError(RacewayError, OSError):
+    """The network namespace has no interface of this name or index (errno ENODEV)."""
+
+    def __init__(self, name: str | int, hint: str = "") -> None:
+        called = f"no network interface {name!r}" if isinstance(name, str) else f"no network interface {name}"
+        OSError.__init__(self, errno.ENODEV, called + (f"; {hint}" if hint else ""))
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class PermissionNeededError(RacewayError, PermissionError):
+    """The kernel refused something (errno EPERM). The message says what would grant it.
+
+    needed: the capabilities that it takes; missing: those of them that this process lacks, none if the
+    reason is another.
+    """
+
+    def __init__(self, message: str, *, needed: list[str], missing: list[str]) -> None:
+        OSError.__init__(self, errno.EPERM, message)
+        self.needed, self.missing = needed, missing
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 class NotBuiltYetError(RacewayError, NotImplementedError):
     """The name is right, but ports of its kind are not part of this version."""

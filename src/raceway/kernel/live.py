@@ -1,0 +1,252 @@
+"""Live XDP frames: packets that a program makes in the kernel out of a shared array, without an sk_buff.
+
+BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES (Documentation/bpf/bpf_prog_run.rst) runs a program over frames of
+the kernel's own page pool and really does what it returns. Ours takes the next frame out of an array that user space
+fills, so one endless call is a transmitter: several times as fast as AF_XDP in copy mode, and a processor of its own.
+The call costs tens of milliseconds at its end and spins while it has nothing, so it runs while there is a stream and
+not for a trickle::
+
+    OFF --data plane sees a stream--> STARTING --the call is made--> RUNNING
+     ^                                                                  |  the stream has dried up
+     +----------- the call has ended, the array is empty <-- STOPPING <-+
+
+While RUNNING, and only then, the data plane puts frames into the array; it uses its slow path only when the array is
+empty, so packets keep their order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+
+from raceway.errors import RacewayError
+from raceway.kernel.bpf.programs import xdp_context
+from raceway.kernel.bpf.system import TEST_LIVE_FRAMES
+from raceway.kernel.interface import Network
+from raceway.kernel.redirect import FRAME_LIMIT, LIVE_CONTROL, live_frames
+from raceway.memory.layout import lines
+from raceway.memory.structures import structure
+
+OFF, STARTING, RUNNING, STOPPING, REFUSED = 0, 1, 2, 3, 4
+
+LIVE = lines(
+    [("state", "<i8")],
+    [
+        ("control", "<i8"),
+        ("frames", "<i8"),
+        ("mask", "<i8"),
+        ("bell", "<i8"),
+        ("insist", "<i8"),
+        ("longest", "<i8"),
+    ],
+)
+"""What the data plane knows of a live run. state: see above; control, frames: addresses; mask: frames - 1; bell: an
+eventfd that starts it; insist: nothing goes another way; longest: bytes of the longest frame."""
+Live = structure("Live", LIVE)
+
+_FRAMES = 2048
+_LOOK = 0.005
+_ENOUGH, _QUIET = 100, 3
+"""Frames in a `_LOOK` (seconds) below which a stream has dried up; and how many of those in a row end the run."""
+_FOR_EVER = (1 << 31) - 1
+
+
+class LiveFrames:
+    """A live run for one interface, in threads of its own, which stand still as long as it is OFF.
+
+    index: the interface that the frames leave by, or, `inject`, seem to have arrived on; longest: bytes of the longest
+    frame, at most FRAME_LIMIT; insist: start for any frame. Raises OSError, PermissionNeededError, VerifierError.
+    Made in the network namespace of the interface: its threads stay there.
+    """
+
+    def __init__(self, index: int, *, longest: int, inject: bool = False, insist: bool = False) -> None:
+        if not 14 <= longest <= FRAME_LIMIT:
+            raise ValueError(f"frames of {longest} bytes: live frames have 14 to {FRAME_LIMIT}")
+        self.index, self.inject, self.longest = index, inject, longest
+        self.refusal = ""
+        self._program, self._control_map, self._frames_map = live_frames(
+            _FRAMES, out_of=0 if inject else index
+        )
+        self._control = self._control_map.memory()[: LIVE_CONTROL.itemsize].view(LIVE_CONTROL)[0]
+        self._frames = self._frames_map.memory()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC)
+        self.record = np.zeros(1, dtype=LIVE)
+        record = self.record[0]
+        record["control"] = self._control_map_address()
+        record["frames"] = self._frames.ctypes.data
+        record["mask"], record["bell"] = _FRAMES - 1, self._bell
+        record["insist"], record["longest"] = int(insist), longest
+        self._closing = False
+        self._running = threading.Event()
+        self._calling = False
+        self._lock = threading.Lock()
+        self._network = None if inject else Network()
+        _install_handler()
+        self._runner = threading.Thread(target=self._run, name="raceway live frames", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="raceway live watch", daemon=True)
+        self._runner.start()
+        self._watcher.start()
+
+    def _control_map_address(self) -> int:
+        address: int = self._control.__array_interface__["data"][0]
+        return address
+
+    @property
+    def address(self) -> int:
+        """Of the LIVE record."""
+        address: int = self.record.ctypes.data
+        return address
+
+    @property
+    def running(self) -> bool:
+        return bool(self.record[0]["state"] == RUNNING)
+
+    def reconsider(self) -> None:
+        """The interface has changed: a run that was refused may be had now."""
+        if self.record[0]["state"] == REFUSED and not self.waiting:
+            self.refusal = ""
+            self.record[0]["state"] = OFF
+
+    @property
+    def sent(self) -> int:
+        """Frames that the program has taken."""
+        return int(self._control["consumed"])
+
+    @property
+    def waiting(self) -> int:
+        """Frames in the array."""
+        return int(self._control["produced"]) - int(self._control["consumed"])
+
+    def _run(self) -> None:
+        """The runner's thread: one endless call a stream."""
+        record = self.record[0]
+        frame = bytes(self.longest)
+        context = xdp_context(self.longest, index=self.index if self.inject else 0)
+        while True:
+            os.eventfd_read(self._bell)
+            if self._closing and not self.waiting:
+                return
+            if not self._target_takes_frames():
+                record["state"] = REFUSED
+                continue
+            record["state"] = RUNNING
+            self._running.set()
+            while not self._one_call(frame, context):
+                pass
+            self._running.clear()
+
+    def _one_call(self, frame: bytes, context: bytes) -> bool:
+        """Make frames until a signal ends it; True if the run is over."""
+        record = self.record[0]
+        with self._lock:
+            self._calling = True
+        try:
+            self._program.test_run(frame, context=context, repeat=_FOR_EVER, flags=TEST_LIVE_FRAMES)
+        except InterruptedError:
+            pass
+        except OSError as error:
+            self.refusal = str(error)
+            record["state"] = REFUSED
+            return True
+        finally:
+            with self._lock:
+                self._calling = False
+        if record["state"] != STOPPING or self.waiting:
+            return False
+        record["state"] = OFF
+        # Whoever put a frame in while it did not see STOPPING yet, sees OFF and rings; or is seen here.
+        if self.waiting:
+            record["state"] = STOPPING
+            return False
+        return True
+
+    def _target_takes_frames(self) -> bool:
+        """Does the driver send frames that a program redirects to it? veth, only with XDP or GRO at its other end; and
+        without they would be lost in silence."""
+        if self._network is None:
+            return True
+        try:
+            features = self._network.xdp_features(self.index)
+        except RacewayError:
+            features = None
+        if features is None or "transmit" in features[0]:
+            return features is not None
+        self.refusal = "the driver does not send frames that XDP redirects to it (ndo_xdp_xmit) now"
+        return False
+
+    def _watch(self) -> None:
+        """The watcher's thread: ends the call when the stream has dried up."""
+        record = self.record[0]
+        while True:
+            self._running.wait()
+            seen, quiet = int(self._control["produced"]), 0
+            while self._running.is_set() and not self._closing and quiet < _QUIET:
+                time.sleep(_LOOK)
+                now = int(self._control["produced"])
+                quiet = quiet + 1 if now - seen < _ENOUGH else 0
+                seen = now
+            if record["state"] == RUNNING:
+                record["state"] = STOPPING
+            while self._running.is_set() and self._runner.is_alive():
+                with self._lock:
+                    if self._calling and not self.waiting:
+                        # Ends the call with EINTR at the run's next look for signals.
+                        signal.pthread_kill(self._runner.ident or 0, _signal())
+                time.sleep(0.001)
+            if self._closing:
+                return
+
+    def close(self, patience: float = 1.0) -> None:
+        """End the run when the array is empty, or after `patience` seconds."""
+        if self._closing:
+            return
+        self._closing = True
+        deadline = time.monotonic() + patience
+        while self._runner.is_alive():
+            if time.monotonic() > deadline:
+                # Nobody takes these any more.
+                self._control["consumed"] = self._control["produced"]
+            os.eventfd_write(self._bell, 1)
+            self._runner.join(0.002)
+        self._running.set()
+        self._watcher.join()
+        os.close(self._bell)
+        if self._network is not None:
+            self._network.close()
+        for part in (self._program, self._control_map, self._frames_map):
+            part.close()
+
+
+def _signal() -> int:
+    # Real-time signals have no meaning of their own; the first few are glibc's, the last ones often a debugger's.
+    return int(signal.SIGRTMIN) + 11
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_installed = False
+
+
+class _Action(ctypes.Structure):
+    """glibc's struct sigaction."""
+
+    _fields_ = [
+        ("handler", ctypes.c_void_p), ("mask", ctypes.c_ulong * 16), ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    ]  # fmt: skip
+
+
+def _install_handler() -> None:
+    """Let the signal interrupt a system call and do nothing else. Python's own handlers run in the main thread only,
+    and only that may set them; so this one is a C function without any effect."""
+    global _installed
+    if _installed:
+        return
+    action = _Action(handler=ctypes.cast(_libc.abs, ctypes.c_void_p).value)
+    if _libc.sigaction(_signal(), ctypes.byref(action), None) != 0:
+        raise OSError(ctypes.get_errno(), "sigaction")
+    _installed = True
