@@ -16,8 +16,6 @@ import raceway
 from conftest import own_captures, shared_captures
 from raceway.apps.forwarder.forwarder import Forwarder, Pace, Way
 from raceway.apps.replay import Replay
-from raceway.memory.layout import MORE_FRAGMENTS
-from raceway.memory.timers import precise_timers
 
 RACEWAY = [sys.executable, "-c", "from raceway.faces.cli import main; main()"]
 DEMO = Path(raceway.__file__).parent / "data" / "demo.pcapng.gz"
@@ -309,7 +307,7 @@ def test_dump_prints_a_line_a_packet_and_hexadecimal_if_asked():
         ),
         (["bridge", "-i", "null:", "-i", "null:", "--through", "nothing"], 2, "expected FILE.py:FUNCTION"),
         (["bridge", "-i", "netmap:x{", "-i", "null:"], 2, "^"),
-        (["dump", "eth0"], 1, "not built yet"),
+        (["dump", "vale0:a"], 1, "not built yet"),
         (["replay", "/nonexistent", "null:"], 1, "/nonexistent"),
         (["replay", str(DEMO), "null:", "--pps", "5", "--top"], 2, "expected one of them"),
         (["replay", str(DEMO), "null:", "--pps", "-5"], 2, "expected more than 0"),
@@ -347,34 +345,3 @@ def test_dump_records_what_comes_through_a_pipe_until_the_stream_ends(pipe_name,
     told = json.loads(output.splitlines()[-1])
     assert (told["packets"], told["drops"]) == (2000, {})
     assert list(raceway.load_capture(out)) == frames
-
-
-def test_recorded_gaps_are_kept(pipe_name, tmp_path):
-    """The pacing's arithmetic, with times given: no packet is due before its time, and none is asked to be later."""
-    from raceway.apps.forwarder.pacing import due_time, went
-    from raceway.apps.forwarder.records import PACKETS_A_SECOND, RECORDED, Direction
-    from raceway.memory.structures import allocate
-
-    plain = [getattr(function, "py_func", function) for function in (due_time, went)]
-    record = allocate(Direction)
-    direction = Direction(record.ctypes.data)
-    direction.pace, direction.rate = RECORDED, 2_000_000
-    stamps = [1_000_000_000_000, 1_000_000_500_000, 1_000_002_000_000, 999_999_000_000, 1_000_003_000_000]
-    due = []
-    for stamp in stamps:
-        due.append(plain[0](direction, stamp, 5_000))
-        plain[1](direction, 60, due[-1])
-    assert due == [5_000, 255_000, 1_005_000, 1_005_000, 1_505_000]
-    record[0] = 0
-    direction.pace, direction.rate = PACKETS_A_SECOND, 3
-    due = []
-    for _ in range(7):
-        due.append(plain[0](direction, 0, 1))
-        plain[1](direction, 60, due[-1])
-    assert due == [1, 333_333_334, 666_666_667, 1_000_000_001, 1_333_333_334, 1_666_666_667, 2_000_000_001]
-
-
-def test_fragments_flag_is_what_netmap_says():
-    assert MORE_FRAGMENTS == 0x20
-    with precise_timers():
-        pass

@@ -81,9 +81,8 @@ def test_fields_are_scapys():
 
 
 def test_five_tuples_are_dpkts():
-    packets = whole_packets()
-    if not packets:
-        pytest.skip("no captures at hand")
+    # So many of each capture that the project's own are enough.
+    packets = whole_packets(2000)
     compared = 0
     for raw in packets:
         frame = dpkt.ethernet.Ethernet(raw)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,24 @@ from hypothesis import given, settings, strategies as st
 
 import raceway
 from raceway.errors import RegionError
-from raceway.memory import barriers
 from raceway.memory.jit import INTERPRETED, entry, sources_hash
 from raceway.memory.layout import SLOT, Kring
 from raceway.memory.region import Region
 from raceway.memory.scanning import RESULT, Scan, scan_slots
 from raceway.memory.structures import allocate, structure
+from raceway.memory.timers import precise_timers
 
 PACKAGE = Path(raceway.__file__).parent
 CALL = np.dtype([("slots", "<i8"), ("count", "<i8"), ("limits", "<i8"), ("result", "<i8")])
 Call = structure("Call", CALL)
+
+PR_SET_TIMERSLACK, PR_GET_TIMERSLACK = 29, 30  # linux/prctl.h
+libc = ctypes.CDLL(None)
+
+
+def timer_slack() -> int:
+    """How late the kernel may wake the calling thread, in nanoseconds."""
+    return libc.prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0)
 
 
 @entry
@@ -139,8 +149,32 @@ def test_a_region_whose_header_lies_is_refused(field, value):
     region.close()
 
 
-def test_sleeping_is_ordered_by_membarrier_where_the_kernel_has_it():
-    assert isinstance(barriers.register(), bool)
+def test_precise_timers_are_precise_for_their_thread_alone_and_only_meanwhile():
+    """In a thread of its own, whose slack is first made one that is nobody's default."""
+    slack: list[int] = []
+    inside, looked = threading.Event(), threading.Event()
+
+    def live() -> None:
+        libc.prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(70_000), 0, 0, 0)
+        slack.append(timer_slack())
+        with precise_timers():
+            slack.append(timer_slack())
+            inside.set()
+            looked.wait(20)
+        slack.append(timer_slack())
+        with pytest.raises(KeyError), precise_timers():
+            raise KeyError
+        slack.append(timer_slack())
+
+    mine = timer_slack()
+    thread = threading.Thread(target=live)
+    thread.start()
+    assert inside.wait(20)
+    assert timer_slack() == mine
+    looked.set()
+    thread.join()
+    assert slack == [70_000, 1000, 70_000, 70_000]
+    assert timer_slack() == mine
 
 
 def run(code: str, package: Path, cache: Path, **environment: str) -> str:

@@ -151,7 +151,7 @@ class HandRing:
         pieces = [packet.data[at : at + piece] for at in range(0, len(packet.data), piece)] or [b""]
         if len(pieces) > self.owned():
             return False
-        self.metadata[self.ring.head] = (packet.time, packet.wire, packet.link_type)
+        self.metadata[self.ring.head] = (packet.time, packet.wire, packet.link_type, 0, 0)
         for number, part in enumerate(pieces):
             slot = self.slots[self.ring.head]
             self.buffer(self.ring.head)[offset : offset + len(part)] = np.frombuffer(part, np.uint8)

@@ -29,6 +29,17 @@ def _random(state: State, below: int) -> int:
     return (state.random >> 8) % below
 
 
+@inner
+def _pause(state: State) -> None:
+    """Work for a random while: steps of xorshift32 (Marsaglia 2003), because the compiler makes one sum of a count."""
+    value = state.pad
+    for _ in range(_random(state, state.pauses)):
+        value ^= (value << 13) & 0xFFFFFFFF
+        value ^= value >> 17
+        value ^= (value << 5) & 0xFFFFFFFF
+    state.pad = value
+
+
 @entry
 def flood(address: int) -> int:
     """Send `count` packets in bursts of 1 to `burst`, each with its sequence number, or until the peer is gone."""
@@ -116,8 +127,7 @@ def play(address: int) -> int:
     ring = Ring(incoming.ring)
     for turn in range(state.count):
         if turn > 0 or state.begin != 0:
-            for _ in range(_random(state, state.pauses)):
-                state.pad += 1
+            _pause(state)
             if sync(outgoing) < 0:
                 return -1
             Slot(outgoing.slots + out.head * SLOT_SIZE).length = 60
@@ -126,8 +136,7 @@ def play(address: int) -> int:
             out.cur = head
             if sync(outgoing) < 0:
                 return -1
-        for _ in range(_random(state, state.pauses)):
-            state.pad += 1
+        _pause(state)
         code = _wait_for_one(state, incoming, ring, scratch)
         if code != 0:
             return code

@@ -20,7 +20,7 @@ tests (nmreq_parse_tests in utils/ctrl-api-test.c) comes out of it row by row. `
 other kinds too, and refuses what netmap would refuse only later or cut short in silence.
 
 Nothing here opens a port, or looks at one. Whoever opens it must refuse an option that it does not know: the
-grammar knows the keys of netmap's own options and leaves every other option to the adapter.
+grammar knows the keys of netmap's own options (`options`) and leaves every other option to the adapter.
 """
 
 import errno
@@ -31,36 +31,20 @@ from dataclasses import dataclass, field
 from enum import Flag, IntEnum, StrEnum
 from types import MappingProxyType
 
+from raceway.ports.name_cursor import Cursor, PortNameError as PortNameError
+from raceway.ports.options import option_text, parse_options
+
 # netmap asks C's isalnum and isdigit, which in the C locale know ASCII alone; Python's know all of Unicode.
 _IDENTIFIER = "[A-Za-z0-9_]*"
 # VLAN interfaces are called eth0.100, and libnetmap has let the dot through since 2023 (commit 765f0979). It
 # lets all else through too, which its own table still forbids, and so do we.
 _DOTTED_IDENTIFIER = "[A-Za-z0-9_.]*"
 _DEVICE = "[A-Za-z0-9_.-]*"  # no ring follows a TAP device's name, so it may have a dash
-_OPTION_WORD = "(?:[A-Za-z_][A-Za-z0-9_-]*)?"
 
 _NAME_LIMIT = 63  # NETMAP_REQ_IFNAMSIZ (64) with its NUL: struct nmreq_header, net/netmap.h
 _INTERFACE_LIMIT = 15  # IFNAMSIZ (16) with its NUL: linux/if.h, and nm_bdg_name_validate for switch and port
 _RING_LIMIT = 0x0FFF  # NETMAP_RING_MASK: rings go from 0 to one below it
 _MEMORY_LIMIT = 0xFFFF  # nr_mem_id is a uint16_t
-_LONG_LIMIT = 2**63 - 1  # where strtol stops and says ERANGE
-_SHOWN_LIMIT = 60  # characters of a name to show on each side of an error
-
-# netmap's own options: the default key, which is mandatory wherever there is one, and for each key the
-# largest number, or None for text. libnetmap.h marks `rings` as conf's default key; the code (NPKEY_DECL in
-# nmport.c) gives conf none, and the code is what runs. buffer-size and extra-buffers are raceway's own keys.
-_RINGS = dict.fromkeys(
-    ["rings", "host_rings", "tx_rings", "rx_rings", "host_tx_rings", "host_rx_rings"], 2**16 - 1
-)
-_SLOTS = dict.fromkeys(["slots", "tx_slots", "rx_slots"], 2**32 - 1)
-_BUFFERS = dict.fromkeys(["buffer_size", "extra_buffers"], 2**32 - 1)
-_POOLS = dict.fromkeys(["if_num", "if_size", "ring_num", "ring_size", "buf_num", "buf_size"], 2**32 - 1)
-_NETMAP_OPTIONS: dict[str, tuple[str, Mapping[str, int | None]]] = {
-    "share": ("port", {"port": None}),
-    "extmem": ("file", {"file": None, **_POOLS}),
-    "conf": ("", {**_RINGS, **_SLOTS, **_BUFFERS}),
-    "offset": ("initial", {"initial": 2**32 - 1, "bits": 2**32 - 1}),
-}
 
 
 class PortKind(StrEnum):
@@ -97,37 +81,6 @@ class PortFlag(Flag):
 _MODE_MARKS = dict(zip(RegistrationMode, ("", "^", "*", "-", "^"), strict=True))
 _FLAG_LETTERS = dict(zip("trzxRT", PortFlag, strict=True))
 _NO_FLAGS = PortFlag(0)
-
-
-class PortNameError(ValueError):
-    """A text that names no port.
-
-    `name` is the text, `position` the index in it (0 to its length) of the first character that cannot be
-    right, `expected` what could have stood there and `hint`, often empty, what was probably meant. As a
-    string: the name, a caret under that character with what was expected, and the hint; characters that
-    cannot be printed are escaped, and of a very long name only the surroundings of the error are shown.
-    """
-
-    def __init__(self, name: str, position: int, expected: str, hint: str = "") -> None:
-        super().__init__(name, position, expected, hint)
-        self.name = name
-        self.position = position
-        self.expected = expected
-        self.hint = hint
-
-    def __str__(self) -> str:
-        begin, end = max(0, self.position - _SHOWN_LIMIT), self.position + _SHOWN_LIMIT
-        before = ("..." if begin else "") + _printable(self.name[begin : self.position])
-        after = _printable(self.name[self.position : end]) + ("..." if end < len(self.name) else "")
-        # Unicode Standard Annex #11: some characters are two columns wide, combining ones none.
-        wide = sum(unicodedata.east_asian_width(c) in "WF" for c in before)
-        columns = len(before) + wide - sum(unicodedata.combining(c) > 0 for c in before)
-        hint = f"\nhint: {self.hint}" if self.hint else ""
-        return f"{before}{after}\n{' ' * columns}^ expected {self.expected}{hint}"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,58 +151,12 @@ class PortName:
         ring = _MODE_MARKS[self.mode] + (str(self.ring) if one_ring else "")
         flags = "".join(letter for letter, flag in _FLAG_LETTERS.items() if flag in self.flags)
         memory = "" if self.memory_id is None else f"@{self.memory_id}"
-        options = "".join(_option_text(option, keys) for option, keys in self.options.items())
+        options = "".join(option_text(option, keys) for option, keys in self.options.items())
         return prefix + self.port + ring + ("/" + flags if flags else "") + memory + options
 
     def __reduce__(self) -> tuple[object, ...]:
         # Read-only mappings do not pickle; names do, and cross to another process as themselves.
         return parse, (self.name,)
-
-
-def _option_text(option: str, keys: Mapping[str, str]) -> str:
-    default, _ = _NETMAP_OPTIONS.get(option, ("", {}))
-    if not keys or keys.keys() == {default}:
-        return "".join([f"@{option}", *(f"={value}" for value in keys.values())])
-    # Only after "=" may a value hold commas, so the nameless default stands by itself.
-    alone = f"@{option}={keys['']}" if "" in keys else ""
-    return f"{alone}@{option}:" + ",".join(f"{key}={value}" for key, value in keys.items() if key)
-
-
-class _Cursor:
-    """Where a decoder stands in its text, and the errno that C's strtol would have left behind."""
-
-    __slots__ = ("at", "errno", "text")
-
-    def __init__(self, text: str, at: int = 0) -> None:
-        self.text = text
-        self.at = at
-        self.errno = 0
-
-    def more(self) -> bool:
-        return self.at < len(self.text)
-
-    def sees(self, characters: str) -> bool:
-        return self.more() and self.text[self.at] in characters
-
-    def skip(self, characters: str) -> str:
-        """Step over the next character if it is one of `characters`, and return it; otherwise ""."""
-        self.at += (seen := self.sees(characters))
-        return self.text[self.at - 1] if seen else ""
-
-    def take(self, pattern: str) -> str:
-        found = re.compile(pattern).match(self.text, self.at)
-        taken = found.group() if found else ""
-        self.at += len(taken)
-        return taken
-
-    def take_number(self) -> int:
-        digits = self.take("[0-9]*").lstrip("0")
-        number = int(digits[:20] or "0")  # 20 digits are beyond a long, and int() refuses thousands of them
-        self.errno = errno.ERANGE if number > _LONG_LIMIT else self.errno
-        return min(number, _LONG_LIMIT)
-
-    def fault(self, expected: str, hint: str = "", at: int | None = None) -> PortNameError:
-        return PortNameError(self.text, self.at if at is None else at, expected, hint)
 
 
 def decode_netmap(name: str) -> NetmapName:
@@ -261,7 +168,7 @@ def decode_netmap(name: str) -> NetmapName:
 
 
 def _decode(name: str, port_pattern: str) -> NetmapName:
-    cursor = _Cursor(name)
+    cursor = Cursor(name)
     try:
         port = _decode_header(cursor, port_pattern)
     except PortNameError as fault:
@@ -274,7 +181,7 @@ def _decode(name: str, port_pattern: str) -> NetmapName:
         return NetmapName(port, suffix, -(cursor.errno or errno.EINVAL), fault=fault)
 
 
-def _decode_header(cursor: _Cursor, port_pattern: str) -> str:
+def _decode_header(cursor: Cursor, port_pattern: str) -> str:
     """Step over `netmap:port` or `valeX:port` and return the port's name."""
     prefix = cursor.take("(?:netmap|vale)?")
     if not prefix:
@@ -303,7 +210,7 @@ def _decode_header(cursor: _Cursor, port_pattern: str) -> str:
     return port
 
 
-def _decode_register(cursor: _Cursor, port: str) -> NetmapName:
+def _decode_register(cursor: Cursor, port: str) -> NetmapName:
     """Step over rings, flags and memory ids, up to the end or to the first option."""
     mode, ring = _decode_rings(cursor)
     flags, memory_id, truncated_at = _NO_FLAGS, 0, None
@@ -330,7 +237,7 @@ def _decode_register(cursor: _Cursor, port: str) -> NetmapName:
     return NetmapName(port, cursor.text[cursor.at :], 0, mode, ring, flags, memory_id, truncated_at)
 
 
-def _decode_rings(cursor: _Cursor) -> tuple[RegistrationMode, int]:
+def _decode_rings(cursor: Cursor) -> tuple[RegistrationMode, int]:
     mark = cursor.skip("^*-")
     if mark == "*":
         return RegistrationMode.NR_REG_NIC_SW, 0
@@ -345,7 +252,7 @@ def _decode_rings(cursor: _Cursor) -> tuple[RegistrationMode, int]:
     return (RegistrationMode.NR_REG_ONE_SW if mark == "^" else RegistrationMode.NR_REG_ONE_NIC), ring
 
 
-def _decode_flags(cursor: _Cursor) -> PortFlag:
+def _decode_flags(cursor: Cursor) -> PortFlag:
     letters = cursor.take(f"[{''.join(_FLAG_LETTERS)}]*")
     if cursor.more() != cursor.sees("@") or not (letters or cursor.more()):
         raise cursor.fault(f"one of the flags {' '.join(_FLAG_LETTERS)} after '/'")
@@ -383,14 +290,14 @@ def parse(name: str) -> PortName:
 
 
 def _parse_device(name: str) -> PortName:
-    cursor = _Cursor(name)
+    cursor = Cursor(name)
     is_tap = cursor.take("tap:|null:?") == "tap:"
     device = cursor.take(_DEVICE) if is_tap else ""
     if cursor.more() and not cursor.sees("@"):
         wanted = "a letter, a digit, or one of _ . -" if is_tap else "the end"
         raise cursor.fault(f"{wanted}, or '@' and an option")
     _check_word(cursor, 4, device, "a TAP device")
-    suffix, options = name[cursor.at :], _parse_options(cursor)
+    suffix, options = name[cursor.at :], parse_options(cursor)
     if not is_tap:
         return PortName(PortKind.NULL, name, "", options=options, unparsed_suffix=suffix)
     return PortName(PortKind.TAP, name, device, options=options, unparsed_suffix=suffix, device=device)
@@ -398,7 +305,7 @@ def _parse_device(name: str) -> PortName:
 
 def _missing_prefix(name: str) -> str:
     """What to put before `name`: "netmap:" if it has no prefix, else "". Refuses a slip in a prefix."""
-    cursor = _Cursor(name)
+    cursor = Cursor(name)
     word = cursor.take(_DOTTED_IDENTIFIER)
     kind, kinds = word.lower(), list(PortKind)
     if not name:
@@ -422,7 +329,7 @@ def _parse_netmap(name: str, text: str) -> PortName:
     if decoded.fault is not None:
         raise decoded.fault
     assert decoded.mode is not None  # only a fault leaves it out
-    cursor = _Cursor(text, len(text) - len(decoded.unparsed_suffix))
+    cursor = Cursor(text, len(text) - len(decoded.unparsed_suffix))
     if decoded.truncated_at is not None:
         raise cursor.fault(f"a memory id from 1 to {_MEMORY_LIMIT}", at=decoded.truncated_at)
     switch = text.partition(":")[0] if text.startswith("vale") else ""
@@ -441,72 +348,13 @@ def _parse_netmap(name: str, text: str) -> PortName:
     _check_word(cursor, 0, switch, "a switch")
     _check_word(cursor, port_at, base, "a switch's port" if switch else "an interface")
     kind, memory_id = PortKind.VALE if switch else PortKind.NETMAP, decoded.memory_id or None
-    options, suffix = _parse_options(cursor), decoded.unparsed_suffix
+    options, suffix = parse_options(cursor), decoded.unparsed_suffix
     registration = decoded.mode, decoded.ring, decoded.flags, memory_id
     return PortName(kind, name, decoded.port, *registration, options, suffix, pipe)
 
 
-def _check_word(cursor: _Cursor, at: int, word: str, what: str) -> None:
+def _check_word(cursor: Cursor, at: int, word: str, what: str) -> None:
     if len(word) > _INTERFACE_LIMIT:
         raise cursor.fault(f"at most {_INTERFACE_LIMIT} characters for {what}", at=at + _INTERFACE_LIMIT)
     if word in (".", ".."):
         raise cursor.fault(f"a name for {what}, which '.' and '..' cannot be", at=at)
-
-
-def _parse_options(cursor: _Cursor) -> Mapping[str, Mapping[str, str]]:
-    """The options from the cursor to the end of its text: nmreq_options_decode in libnetmap's nmreq.c.
-
-    netmap's own options are held to their keys, and their numbers to numbers (netmap asks atoi, to which
-    "many" is 0). Also refused: an empty value or list of keys, which netmap takes as none given, and a key
-    given again in a second mention of its option, where netmap lets the later win.
-    """
-    options: dict[str, dict[str, str]] = {}
-    while cursor.skip("@"):
-        begin = cursor.at
-        option = cursor.take(_OPTION_WORD)
-        if not option:
-            hint = "a memory id stands before options" if cursor.sees("0123456789") else ""
-            raise cursor.fault("the name of an option after '@'", hint)
-        default, limits = _NETMAP_OPTIONS.get(option, ("", {}))
-        known, keys, given = bool(limits), options.setdefault(option, {}), set[str]()
-        mark = cursor.skip(":=")
-        if mark == "=" and known and not default:
-            hint = f"such as @{option}:{next(iter(limits))}=4"
-            raise cursor.fault(f"':' after '{option}'", hint, cursor.at - 1)
-        while mark:
-            key_at = cursor.at
-            key = default if mark == "=" else cursor.take(_OPTION_WORD).replace("-", "_")
-            if mark != "=" and (not key or (known and key not in limits)):
-                wanted = f"one of the keys {' '.join(limits)}" if known else "a key"
-                raise cursor.fault(f"{wanted} of '{option}'", at=key_at)
-            if key in keys:
-                raise cursor.fault(f"'{option}' to have {key or 'a value'} only once", at=key_at)
-            keys[key] = _parse_value(cursor, key, limits, mark)
-            given.add(key)
-            mark = cursor.skip(",")
-        if cursor.more() and not cursor.sees("@"):
-            raise cursor.fault("'=' ':' ',' or '@' here, or the end")
-        if known and not given:
-            raise cursor.fault(f"':' and a key of '{option}'" + (" or '=' and its value" if default else ""))
-        if default and default not in given:
-            raise cursor.fault(f"the key '{default}', which '{option}' must have", at=begin)
-    return MappingProxyType({option: MappingProxyType(keys) for option, keys in options.items()})
-
-
-def _parse_value(cursor: _Cursor, key: str, limits: Mapping[str, int | None], mark: str) -> str:
-    """The value at the cursor, which stands behind `mark` if that is "=", and behind `key` otherwise."""
-    if mark != "=" and not cursor.skip("="):
-        if limits:
-            raise cursor.fault(f"'=' and a value for '{key}'")
-        return key
-    begin = cursor.at
-    value = cursor.take("[^@]*" if mark == "=" else "[^,@]*")
-    if not value:
-        raise cursor.fault("a value after '='")
-    limit = limits.get(key)
-    if limit is not None:
-        digits = value.lstrip("0") or "0"
-        if not re.fullmatch("[0-9]{1,10}", digits) or int(digits) > limit:
-            raise cursor.fault(f"a number from 0 to {limit} for '{key}'", at=begin)
-        return digits
-    return value

@@ -55,30 +55,25 @@ class CapturePort(Port):
         except BaseException:
             self.close()
             raise
-        for ring in self.rings:
-            ring._kring["metadata_used"] = 1
-            # 0 stands for "not known" in a ring, so LINKTYPE_NULL, which is 0 too, has another number there.
-            ring._record["link_type"] = self.link_type or LINK_NULL_EXPLICIT
-        self._point_at_file()
-
-    def _point_at_file(self) -> None:
         file = self.writer or self.reader
         assert file is not None
         for ring in self.rings:
+            ring._kring["metadata_used"] = 1
             ring._kring["adapter"] = file.record_address
+        self._say_link_type(self.link_type)
+
+    def _say_link_type(self, link_type: int) -> None:
+        self.link_type = link_type
+        for ring in self.rings:
+            # 0 stands for "not known" in a ring, so LINKTYPE_NULL, which is 0 too, has another number there.
+            ring._record["link_type"] = link_type or LINK_NULL_EXPLICIT
 
     def be_of_link_type(self, link_type: int) -> None:
         """Write a file of this LINKTYPE_ value. Only before the first packet."""
         if self.writer is None or link_type == self.link_type:
             return
-        if self.writer.packets or self.writer.written:
-            raise ValueError(f"{self.name}: the file has a link type already: {self.link_type}")
-        # What the first writer holds is a header that nobody has seen.
-        self.writer._record.used = 0
-        self.writer.close()
-        self.writer = CaptureWriter(self.path, link_type=link_type)
-        self.link_type = link_type
-        self._point_at_file()
+        self.writer.be_of_link_type(link_type)
+        self._say_link_type(link_type)
 
     def service(self) -> None:
         """Read on, or write out; raise what is wrong with the file once every packet before it was taken."""

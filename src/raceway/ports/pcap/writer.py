@@ -60,7 +60,7 @@ class CaptureWriter:
         self.format = format or ("pcap" if self.path.endswith(".pcap") else "pcapng")
         self._check(link_type, snaplen, interface_name, comment)
         self._exponent = 9 if nanosecond else 6
-        self._interface_name = interface_name
+        self._interface_name, self._comment = interface_name, comment
         self._record_array = allocate(Writer)
         self._record: Any = Writer(self._record_array.ctypes.data)
         self._numbers = np.zeros(LINK_TYPE_MASK + 1, dtype=np.uint32)
@@ -73,14 +73,10 @@ class CaptureWriter:
         record.window, record.capacity = self._window.ctypes.data, capacity
         record.format = formats.PCAP if self.format == "pcap" else formats.PCAPNG
         record.divisor = 1 if nanosecond else 1000
-        record.snaplen, record.link_type = snaplen, link_type
+        record.snaplen = snaplen
         record.interfaces = self._numbers.ctypes.data
         self._raw = self._open()
-        if self.format == "pcap":
-            self._append(build_file_header(link_type, snaplen, nanosecond=nanosecond))
-        else:
-            self._append(build_section("raceway", comment))
-            self._add_interface(link_type)
+        self._begin(link_type)
 
     def _check(self, link_type: int, snaplen: int, interface_name: str, comment: str) -> None:
         if self.format not in ("pcap", "pcapng"):
@@ -89,8 +85,7 @@ class CaptureWriter:
             raise ValueError(
                 f"{self.name}: compressed files are only read: write {self.path[:-3]} and run gzip on it"
             )
-        if not 0 <= link_type <= LINK_TYPE_MASK:
-            raise ValueError(f"{self.name}: link type {link_type}: expected 0 to {LINK_TYPE_MASK:,}")
+        self._check_link_type(link_type)
         if not 1 <= snaplen <= CAPTURED_MAXIMUM:
             raise ValueError(f"{self.name}: snaplen {snaplen}: expected 1 to {CAPTURED_MAXIMUM:,}")
         for what, text in (("interface_name", interface_name), ("comment", comment)):
@@ -99,10 +94,37 @@ class CaptureWriter:
             if len(text.encode()) > _TEXT_MAXIMUM:
                 raise ValueError(f"{self.name}: {what}: expected at most {_TEXT_MAXIMUM:,} bytes")
 
+    def _check_link_type(self, link_type: int) -> None:
+        if not 0 <= link_type <= LINK_TYPE_MASK:
+            raise ValueError(f"{self.name}: link type {link_type}: expected 0 to {LINK_TYPE_MASK:,}")
+
     def _open(self) -> io.FileIO:
         if self.path == "-":
             return io.FileIO(1, "w", closefd=False)
         return io.FileIO(self.path, "w")
+
+    def _begin(self, link_type: int) -> None:
+        """Put the file's beginning into the empty window: its header, for pcapng with the first interface."""
+        self._record.link_type = link_type
+        if self.format == "pcap":
+            nanosecond = self._exponent == 9
+            self._append(build_file_header(link_type, self._record.snaplen, nanosecond=nanosecond))
+        else:
+            self._append(build_section("raceway", self._comment))
+            self._add_interface(link_type)
+
+    def be_of_link_type(self, link_type: int) -> None:
+        """Begin the file again with another link type (0 to 65,535) for packets that do not bring their own.
+
+        ValueError if it has packets already, or if any of it was written out.
+        """
+        self._check_link_type(link_type)
+        if self.packets or self.written:
+            raise ValueError(f"{self.name}: the file has a link type already: {self._record.link_type}")
+        self._record.used = self._record.wanted_link_type = 0
+        self._numbers[:] = 0
+        self._interface_count = 0
+        self._begin(link_type)
 
     @property
     def record_address(self) -> int:
