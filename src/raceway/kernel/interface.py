@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from raceway.errors import NoSuchInterfaceError
-from raceway.kernel import ethtool
+from raceway.kernel import ethtool, netdev
 from raceway.kernel.capabilities import refused
 from raceway.kernel.netlink import (
     NETLINK_GENERIC,
@@ -29,7 +29,6 @@ from raceway.kernel.netlink import (
     NetlinkSocket,
     attributes,
     number,
-    number_attribute,
     text,
     text_attribute,
 )
@@ -59,15 +58,6 @@ _STATS64 = (
     "tx_heartbeat_errors", "tx_window_errors", "rx_compressed", "tx_compressed", "rx_nohandler",
     "rx_otherhost_dropped",
 )  # fmt: skip
-
-# NETDEV_CMD_* and NETDEV_A_* of <linux/netdev.h>; the bits are enum netdev_xdp_act.
-_NETDEV_DEV_GET, _NETDEV_QUEUE_GET = 1, 10
-_DEV_IFINDEX, _DEV_XDP_FEATURES, _DEV_XDP_ZC_MAX_SEGS = 1, 3, 4
-_QUEUE_IFINDEX, _QUEUE_TYPE = 2, 3
-_XDP_ACTS = (
-    "basic", "redirect", "transmit", "zero-copy", "offload", "fragments", "transmit-fragments",
-)  # fmt: skip
-
 
 _Answer = TypeVar("_Answer")
 
@@ -215,22 +205,8 @@ class Network:
         if kind == "tun":
             attached = max(number(info.get(_IFLA_TUN_NUM_QUEUES)), 1)
             return ethtool.Channels(attached, attached, made_rx, made_tx)
-        receive, transmit = self._queues(index)
+        receive, transmit = (0, 0) if self._generic is None else netdev.queues(self._generic, index)
         return ethtool.Channels(receive or made_rx, transmit or made_tx, made_rx, made_tx)
-
-    def _queues(self, index: int) -> tuple[int, int]:
-        """How many queues the kernel's own list has (Linux 6.8 and later, interfaces that are up); else (0, 0)."""
-        answers = self._netdev(_NETDEV_QUEUE_GET, number_attribute(_QUEUE_IFINDEX, index), dump=True)
-        kinds = [number(attributes(answer).get(_QUEUE_TYPE)) for answer in answers]
-        return kinds.count(0), kinds.count(1)
-
-    def _netdev(self, command: int, body: bytes, *, dump: bool = False) -> list[bytes]:
-        if self._generic is None:
-            return []
-        try:
-            return self._generic.ask_generic("netdev", command, body, dump=dump)
-        except OSError:
-            return []  # A kernel from before the question.
 
     def link_counters(self, name: str | int) -> dict[str, int]:
         """What the interface has counted since it was made: packets, bytes, errors, drops (IFLA_STATS64)."""
@@ -266,19 +242,16 @@ class Network:
         return tuple(XdpAttachment(mode, number(value)) for mode, value in found if value is not None)
 
     def xdp_features(self, name: str | int) -> tuple[frozenset[str], int] | None:
-        """What the driver can do for XDP by its own word, and the most fragments of a packet that zero-copy takes.
+        """What the driver can do for XDP by its own word, and the most fragments of a packet that zero-copy takes: the
+        words of `netdev.xdp_features`. None: the kernel has no such question (before Linux 6.3)."""
+        return None if self._generic is None else netdev.xdp_features(self._generic, self._index(name))
 
-        Words: basic (its own XDP), redirect, transmit (frames redirected to it), zero-copy, offload, fragments,
-        transmit-fragments. None: the kernel has no such question (before Linux 6.3).
-        """
-        index = name if isinstance(name, int) else self.interface(name).index
-        answers = self._netdev(_NETDEV_DEV_GET, number_attribute(_DEV_IFINDEX, index))
-        if not answers:
-            return None
-        found = attributes(answers[0])
-        bits = number(found.get(_DEV_XDP_FEATURES))
-        words = frozenset(word for bit, word in enumerate(_XDP_ACTS) if bits >> bit & 1)
-        return words, number(found.get(_DEV_XDP_ZC_MAX_SEGS), 1)
+    def xdp_metadata(self, name: str | int) -> frozenset[str]:
+        """What XDP programs can ask the driver about a packet: timestamp, hash, vlan-tag."""
+        return frozenset() if self._generic is None else netdev.xdp_metadata(self._generic, self._index(name))
+
+    def _index(self, name: str | int) -> int:
+        return name if isinstance(name, int) else int(_IFINFOMSG.unpack_from(self._link(name))[2])
 
     # -- the driver's answers ------------------------------------------------------------------------------
 

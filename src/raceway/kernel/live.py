@@ -49,6 +49,8 @@ LIVE = lines(
 eventfd that starts it; insist: nothing goes another way; longest: bytes of the longest frame."""
 Live = structure("Live", LIVE)
 
+FLUSHED = 64
+"""Frames that the kernel collects before it sends them (NAPI_POLL_WEIGHT, its own choice for a batch)."""
 _FRAMES = 2048
 _LOOK = 0.005
 _ENOUGH, _QUIET = 100, 3
@@ -62,6 +64,8 @@ class LiveFrames:
     index: the interface that the frames leave by, or, `inject`, seem to have arrived on; longest: bytes of the longest
     frame, at most FRAME_LIMIT; insist: start for any frame. Raises OSError, PermissionNeededError, VerifierError.
     Made in the network namespace of the interface: its threads stay there.
+
+    refusal: why the kernel would not have a run the last time, "" if it did; lost: frames that it left behind then.
     """
 
     def __init__(self, index: int, *, longest: int, inject: bool = False, insist: bool = False) -> None:
@@ -69,6 +73,7 @@ class LiveFrames:
             raise ValueError(f"frames of {longest} bytes: live frames have 14 to {FRAME_LIMIT}")
         self.index, self.inject, self.longest = index, inject, longest
         self.refusal = ""
+        self.lost = 0
         self._program, self._control_map, self._frames_map = live_frames(
             _FRAMES, out_of=0 if inject else index
         )
@@ -85,7 +90,7 @@ class LiveFrames:
         self._running = threading.Event()
         self._calling = False
         self._lock = threading.Lock()
-        self._network = None if inject else Network()
+        self._network = Network()
         _install_handler()
         self._runner = threading.Thread(target=self._run, name="raceway live frames", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="raceway live watch", daemon=True)
@@ -107,10 +112,25 @@ class LiveFrames:
         return bool(self.record[0]["state"] == RUNNING)
 
     def reconsider(self) -> None:
-        """The interface has changed: a run that was refused may be had now."""
-        if self.record[0]["state"] == REFUSED and not self.waiting:
+        """The interface may have changed: a run that was refused may be had now, or one that goes on no longer."""
+        if self.record[0]["state"] == REFUSED:
+            self._lose_what_waits()
             self.refusal = ""
             self.record[0]["state"] = OFF
+        elif self.running:
+            self.refusal = self.obstacle()
+            if self.refusal:
+                self.stop()
+
+    def stop(self) -> None:
+        """End the run once the array is empty; the next stream starts another one."""
+        if self.running:
+            self.record[0]["state"] = STOPPING
+
+    def _lose_what_waits(self) -> None:
+        """There is no run: nobody takes these any more."""
+        self.lost += self.waiting
+        self._control["consumed"] = self._control["produced"]
 
     @property
     def sent(self) -> int:
@@ -122,6 +142,11 @@ class LiveFrames:
         """Frames in the array."""
         return int(self._control["produced"]) - int(self._control["consumed"])
 
+    @property
+    def _all_out(self) -> bool:
+        """Nothing waits, and nothing that was taken is still with the call."""
+        return not self.waiting and int(self._control["rounds"]) >= FLUSHED
+
     def _run(self) -> None:
         """The runner's thread: one endless call a stream."""
         record = self.record[0]
@@ -131,7 +156,8 @@ class LiveFrames:
             os.eventfd_read(self._bell)
             if self._closing and not self.waiting:
                 return
-            if not self._target_takes_frames():
+            self.refusal = self.obstacle()
+            if self.refusal:
                 record["state"] = REFUSED
                 continue
             record["state"] = RUNNING
@@ -152,6 +178,7 @@ class LiveFrames:
         except OSError as error:
             self.refusal = str(error)
             record["state"] = REFUSED
+            self._lose_what_waits()
             return True
         finally:
             with self._lock:
@@ -165,36 +192,50 @@ class LiveFrames:
             return False
         return True
 
-    def _target_takes_frames(self) -> bool:
+    def obstacle(self) -> str:
+        """Why there can be no run now; "" if there can."""
+        return self._no_injection() if self.inject else self._no_transmission()
+
+    def _no_injection(self) -> str:
+        """XDP in generic mode takes what has arrived, whoever lets it arrive: a port of ours that waits there for the
+        NIC's packets would get these, and again. And the interface's receive queue must be one that XDP knows."""
+        try:
+            if any(attached.mode == "generic" for attached in self._network.xdp_attached(self.index)):
+                return "a program in XDP's generic mode is attached to the interface, and would take them"
+            if not self.running:
+                context = xdp_context(self.longest, index=self.index)
+                self._program.test_run(bytes(self.longest), context=context, flags=TEST_LIVE_FRAMES)
+        except OSError as error:
+            return str(error)
+        return ""
+
+    def _no_transmission(self) -> str:
         """Does the driver send frames that a program redirects to it? veth, only with XDP or GRO at its other end; and
         without they would be lost in silence."""
-        if self._network is None:
-            return True
         try:
             features = self._network.xdp_features(self.index)
         except RacewayError:
             features = None
-        if features is None or "transmit" in features[0]:
-            return features is not None
-        self.refusal = "the driver does not send frames that XDP redirects to it (ndo_xdp_xmit) now"
-        return False
+        if features is None:
+            return "the kernel does not say whether the driver sends frames that XDP redirects to it"
+        if "transmit" in features[0]:
+            return ""
+        return "the driver does not send frames that XDP redirects to it (ndo_xdp_xmit) now"
 
     def _watch(self) -> None:
         """The watcher's thread: ends the call when the stream has dried up."""
-        record = self.record[0]
         while True:
             self._running.wait()
             seen, quiet = int(self._control["produced"]), 0
-            while self._running.is_set() and not self._closing and quiet < _QUIET:
+            while self.running and self._running.is_set() and not self._closing and quiet < _QUIET:
                 time.sleep(_LOOK)
                 now = int(self._control["produced"])
                 quiet = quiet + 1 if now - seen < _ENOUGH else 0
                 seen = now
-            if record["state"] == RUNNING:
-                record["state"] = STOPPING
+            self.stop()
             while self._running.is_set() and self._runner.is_alive():
                 with self._lock:
-                    if self._calling and not self.waiting:
+                    if self._calling and self._all_out:
                         # Ends the call with EINTR at the run's next look for signals.
                         signal.pthread_kill(self._runner.ident or 0, _signal())
                 time.sleep(0.001)
@@ -209,15 +250,13 @@ class LiveFrames:
         deadline = time.monotonic() + patience
         while self._runner.is_alive():
             if time.monotonic() > deadline:
-                # Nobody takes these any more.
-                self._control["consumed"] = self._control["produced"]
+                self._lose_what_waits()
             os.eventfd_write(self._bell, 1)
             self._runner.join(0.002)
         self._running.set()
         self._watcher.join()
         os.close(self._bell)
-        if self._network is not None:
-            self._network.close()
+        self._network.close()
         for part in (self._program, self._control_map, self._frames_map):
             part.close()
 

@@ -18,9 +18,11 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 from raceway.kernel.capabilities import missing, refused
@@ -126,22 +128,33 @@ def in_thread(work: Callable[[], _Result]) -> _Result:
             errors.append(error)
 
     thread = threading.Thread(target=call, name="raceway namespace visit")
-    thread.start()
-    interrupt: BaseException | None = None
-    while thread.is_alive():
-        try:
-            thread.join()
-        except BaseException as caught:  # What a signal's handler raised.
-            interrupt = caught
     try:
+        with _ctrl_c_later():
+            thread.start()
+            thread.join()
         if errors:
             raise errors[0]
-        if interrupt:
-            raise interrupt
         return results[0]
     finally:
         # An error refers to this frame by its trace; without this, the frame would refer to the error for ever.
         errors.clear()
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Put off what Ctrl-C does until the end, however often it is pressed. Only the main thread is ever disturbed."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
+        return
+    caught: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda number, frame: caught.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if caught:
+        usual(signal.SIGINT, caught[0])
 
 
 def leave_for_new() -> None:

@@ -108,19 +108,23 @@ def survey(wanted: Callable[[str], bool]) -> Survey:
     found = Survey()
     for process in processes():
         try:
-            numbers = os.listdir(process.path / "fd")
+            found.files += _descriptors(process, wanted)
         except PermissionError:
             found.hidden += not process.in_kernel
-            continue
         except OSError:
-            continue
-        for number in numbers:
-            try:
-                target = os.readlink(f"/proc/{process.pid}/fd/{number}")
-            except OSError:
-                continue
-            if wanted(target):
-                found.files.append(OpenFile(process, int(number), target))
+            continue  # Gone since.
+    return found
+
+
+def _descriptors(process: Process, wanted: Callable[[str], bool]) -> list[OpenFile]:
+    found = []
+    for number in os.listdir(process.path / "fd"):
+        try:
+            target = os.readlink(f"/proc/{process.pid}/fd/{number}")
+        except FileNotFoundError:
+            continue  # Closed since.
+        if wanted(target):
+            found.append(OpenFile(process, int(number), target))
     return found
 
 

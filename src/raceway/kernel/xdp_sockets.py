@@ -127,9 +127,10 @@ def _copied(file: OpenFile, here: bytes) -> XdpSocket | None:
         os.close(process)
     if descriptor < 0:
         return None
-    # The number may stand for something else by now; whatever it is, it is only asked what it is.
+    # Python would ask for the socket's own name, which this family has not, if it were not told what it is. The number
+    # may stand for something else by now; whatever it is, it is asked what it is before anything else.
     try:
-        copy = socket.socket(fileno=descriptor)
+        copy = socket.socket(AF_XDP, socket.SOCK_RAW, 0, fileno=descriptor)
     except OSError:
         os.close(descriptor)
         return None

@@ -42,6 +42,8 @@ def _external(name: str, result: str, *arguments: str) -> Any:
 poll = _external("poll", "i4", "p", "i8", "i4")
 write = _external("write", "i8", "i4", "p", "i8")
 read = _external("read", "i8", "i4", "p", "i8")
+readv = _external("readv", "i8", "i4", "p", "i4")
+writev = _external("writev", "i8", "i4", "p", "i4")
 clock_gettime = _external("clock_gettime", "i4", "i4", "p")
 sendto = _external("sendto", "i8", "i4", "p", "i8", "i4", "p", "i4")
 recvfrom = _external("recvfrom", "i8", "i4", "p", "i8", "i4", "p", "p")

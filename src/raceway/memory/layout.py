@@ -50,9 +50,13 @@ ALLOWED_FLAGS = BUFFER_CHANGED | REPORT | MORE_FRAGMENTS
 SLOT = np.dtype([("buffer", "<i4"), ("length", "<i4"), ("offset", "<i4"), ("flags", "<i4")])
 """16 bytes: the buffer's index in its region, bytes of packet, where in the buffer they start, NS_* flags."""
 
-METADATA = np.dtype([("timestamp", "<i8"), ("wire_length", "<i4"), ("link_type", "<i4")])
-"""16 bytes beside a slot, filled by adapters that know more than a NIC: nanoseconds since 1970 (0: unknown),
-bytes on the wire before a capture cut the packet (0: as many as `length`), LINKTYPE_ value (0: the port's)."""
+METADATA = np.dtype(
+    [("timestamp", "<i8"), ("wire_length", "<i4"), ("link_type", "<i4"), ("segment_size", "<i4"),
+     ("reserved", "<i4")]
+)  # fmt: skip
+"""24 bytes beside a slot, filled by adapters that know more than a NIC: nanoseconds since 1970 (0: unknown),
+bytes on the wire before a capture cut the packet (0: as many as `length`), LINKTYPE_ value (0: the port's), bytes of
+payload a segment of a packet that is larger than a wire's (0: as many as the port that cuts it finds room for)."""
 
 REGION = np.dtype(
     [
@@ -65,10 +69,12 @@ REGION = np.dtype(
         ("buffers_next", "<i8"),
         ("buffers_end", "<i8"),
         ("holdings", "<i8"),
+        ("cards", "<i8"),
     ]
 )
 """A region's header. Offsets from the region's start in bytes; `buffers_next` and `buffers_end` count buffers;
-`holdings` counts the HOLDING records that follow at `HOLDINGS`."""
+`holdings` counts the HOLDING records that follow at `HOLDINGS`; `cards` is the offset of the newest of the cards that
+say whose ports live here (`memory.directory`), 0 if there is none."""
 
 HOLDING = np.dtype([("offset", "<i8"), ("count", "<i4"), ("stride", "<i4")])
 """An array that holds buffer indexes (a ring's slots, an inventory of extra buffers): offset from the region's

@@ -84,7 +84,7 @@ class Region:
         os.ftruncate(descriptor, size)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         header = np.zeros(1, dtype=REGION)
-        header[0] = (REGION_MAGIC, size, PAGE, start, start, buffer_size, 1, room, 0)
+        header[0] = (REGION_MAGIC, size, PAGE, start, start, buffer_size, 1, room, 0, 0)
         os.pwrite(descriptor, header.tobytes(), 0)
         return descriptor
 
@@ -230,6 +230,12 @@ class Region:
         record["number"], record["transmit"] = number, transmit
         record["magic"] = REGION_MAGIC
         return ring
+
+    def post_card(self, offset: int, card: Any) -> None:
+        """Put a card (`memory.directory`) that lies at this offset before those that are there."""
+        with self._locked():
+            card["next"] = self.header["cards"]
+            self.header["cards"] = offset
 
     def ring(self, offset: int) -> Any:
         """The RING record at an offset, as a numpy structured scalar over the shared memory."""

@@ -37,6 +37,11 @@ BELL, PACKETS, PYTHON = 0x41, 0x01, 0x2001
 POLLRDNORM), a socket with packets (POLLIN), or something that Python looks after, as a peer that hangs up (POLLIN and
 POLLRDHUP)."""
 
+NAP = 1_000_000
+"""Nanoseconds to sleep at most while something waits for the kernel's room, of which nobody is told."""
+SOON = 2
+"""A Kring's `pending` when what is left will go within microseconds: yield, but do not sleep."""
+
 SPINS, YIELDS = (2, 4) if INTERPRETED else (200, 400)
 """Syncs that bring nothing before a loop yields, and after that before it sleeps. Interpreted, who spins keeps the
 interpreter from the thread that it waits for."""

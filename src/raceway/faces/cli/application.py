@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import raceway
-from raceway.faces.cli import bridge, demo, dump, pkt_gen, replay
+from raceway.faces.cli import bridge, demo, doctor, dump, lab, pkt_gen, ports, replay
 
 
 def _version(wanted: bool) -> None:
@@ -43,4 +43,7 @@ def application() -> typer.Typer:
     app.command("bridge", epilog=bridge.EPILOG)(bridge.command)
     app.command("dump", epilog=dump.EPILOG)(dump.command)
     app.command("replay", epilog=replay.EPILOG)(replay.command)
+    app.command("doctor", epilog=doctor.EPILOG)(doctor.command)
+    app.command("ports", epilog=ports.EPILOG)(ports.command)
+    app.add_typer(lab.application(), name="lab")
     return app

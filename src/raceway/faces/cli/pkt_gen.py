@@ -260,8 +260,10 @@ def command(
         rings=rings,
     )
     from raceway.apps.generator.generator import Generator, open_port, prepare
+    from raceway.apps.report import introduce
 
     prepare(function)
     with open_port(options) as port:
+        introduce(port)
         report = Generator(port, options).run(report_every=report_ms / 1000, normal=not plain_units)
     report.show(as_json=as_json, normal=not plain_units)

@@ -116,6 +116,7 @@ class Helper(IntEnum):
     REDIRECT = 23
     SKB_LOAD_BYTES = 26
     CSUM_DIFF = 28
+    GET_HASH_RECALC = 34
     SKB_CHANGE_TAIL = 38
     SKB_PULL_DATA = 39
     XDP_ADJUST_HEAD = 44
