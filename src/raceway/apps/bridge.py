@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from raceway.apps.forwarder.forwarder import Forwarder, Way
-from raceway.apps.report import Ticker, final_report
+from raceway.apps.report import Ticker, final_report, introduce
 from raceway.errors import RacewayError
 from raceway.ports.names import PortKind, parse
 from raceway.ports.opening import open as open_port
@@ -86,6 +86,7 @@ def run_bridge(
         how = (
             "by swapping buffers in one region" if a.region is b.region else "by copying between two regions"
         )
+        introduce(a, b)
         print(f"raceway bridge: {a.name} and {b.name}, {how}", file=sys.stderr)
         ticker = Ticker()
         began = time.monotonic()
@@ -96,13 +97,20 @@ def run_bridge(
             # With a limit the bridge ends as soon as the first way has, whatever the other one waits for.
             return not (limit and counted["taken"] >= limit)
 
+        failure: RacewayError | None = None
         try:
             forwarder.run(look)
         except KeyboardInterrupt:
             pass
+        except RacewayError as error:
+            # An interface that is gone: what was counted until then is still worth a report.
+            failure = error
         seconds = time.monotonic() - began
-        _settle((a, b))
+        if failure is None:
+            _settle((a, b))
         final_report("bridge", f"{a.name} {b.name}", _summary(forwarder, seconds), json=json)
+        if failure is not None:
+            raise failure
 
 
 def _settle(ports: tuple[Port, ...]) -> None:

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from raceway.apps.forwarder.forwarder import Forwarder, Way
-from raceway.apps.report import Ticker, final_report
+from raceway.apps.report import Ticker, final_report, introduce
 from raceway.apps.summary import summary_line
 from raceway.errors import EndOfStream
 from raceway.ports.geometry import Geometry
@@ -19,6 +19,7 @@ from raceway.ports.port import Port
 def record(port: str, file: str, *, limit: int, json: bool) -> None:
     """Record what a port receives to a capture file."""
     with open_port(port) as source:
+        introduce(source)
         slots = max((ring.size for ring in source.rx), default=1024)
         target = CapturePort(f"pcap:{file}", file, Geometry(transmit_slots=slots), source.region, write=True)
         with target:
@@ -68,6 +69,7 @@ def print_packets(port: str, *, limit: int, hexadecimal: bool, json: bool) -> No
     packets = octets = batches = 0
     began = time.monotonic()
     with open_port(port) as source:
+        introduce(source)
         try:
             while not limit or packets < limit:
                 batch = source.receive(limit=limit - packets if limit else None)

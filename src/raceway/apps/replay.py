@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from raceway.apps.forwarder.forwarder import Forwarder, Pace, Way
-from raceway.apps.report import final_report
+from raceway.apps.report import final_report, introduce
 from raceway.memory.timers import precise_timers
 from raceway.ports.opening import open as open_port
 from raceway.ports.pcap.port import CapturePort
@@ -80,6 +80,7 @@ def run_replay(
     pace = Pace(speed=speed, packets=pps, bits=None if mbps is None else mbps * 1e6)
     pace.numbers()
     with open_port(port) as target:
+        introduce(target)
         # In the target's region, so that packets are read from the file right into the buffers that are sent.
         # A ring as large as the target's: then a buffer comes back only after the other end has read it.
         source = CapturePort(f"pcap:{file}", file, _geometry(target), target.region, write=False)

@@ -11,7 +11,10 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from raceway.ports.port import Port
 
 WIRE_OVERHEAD = 24
 """Bytes that a frame takes on an Ethernet wire besides its own: preamble and start 8, frame check sequence 4,
@@ -168,6 +171,13 @@ def final_report(
         tool=tool, function="", port=port, extras=extras, **{name: summary[name] for name in counted}
     )
     report.show(as_json=json, file=sys.stderr if to_stderr else sys.stdout)
+
+
+def introduce(*ports: Port) -> None:
+    """A tool's first line: how each port reaches what it is joined to, where there is more than one way."""
+    for port in ports:
+        if port.description:
+            print(f"raceway: {port.name}: {port.description}", file=sys.stderr, flush=True)
 
 
 class Ticker:

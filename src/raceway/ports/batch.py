@@ -195,7 +195,7 @@ def send(port: Port, ring: PortRing, packets: Iterable[Any], timeout: float | No
             if slots + need > space:
                 break
             if metadata is not None:
-                metadata[index] = (time.time_ns(), 0, 0)
+                metadata[index] = (time.time_ns(), 0, 0, 0, 0)
             index = _fill(ring, index, frames[sent], size)
             slots += need
             sent += 1

@@ -15,6 +15,14 @@ from raceway.ports.port import Port
 _CONF_KEYS = {
     "slots", "tx_slots", "rx_slots", "rings", "tx_rings", "rx_rings", "buffer_size", "extra_buffers",
 }  # fmt: skip
+_OWN_OPTIONS: dict[str, tuple[PortKind, set[str]]] = {
+    "xdp": (PortKind.NETMAP, {"mode", "tx", "busy_poll"}),
+    "tap": (PortKind.TAP, {"mtu", "offload", "persist", "up"}),
+    "host": (PortKind.NETMAP, {"tx"}),
+}
+"""Options of one kind of port: the kind, and the option's keys."""
+_HOST_KEYS = {"host_rings", "host_tx_rings", "host_rx_rings"}
+"""Of `@conf:`, for names that mean host rings."""
 _regions: weakref.WeakValueDictionary[int, Region] = weakref.WeakValueDictionary()
 """Regions that ports of this process share by netmap's memory identifier (`netmap:x{1@2`)."""
 
@@ -57,11 +65,14 @@ def open(
 
 def _configured(geometry: Geometry, parsed: PortName) -> Geometry:
     """The geometry with what `@conf:` says: netmap's keys, and buffer-size."""
+    allowed = _allowed_options(parsed)
     for option, keys in parsed.options.items():
-        unknown = set(keys) - _CONF_KEYS if option == "conf" else {option}
-        if unknown:
-            known = ", ".join(sorted(key.replace("_", "-") for key in _CONF_KEYS))
-            raise ValueError(f"{parsed.name}: no option {min(unknown)!r} here; @conf: takes {known}")
+        if option not in allowed:
+            words = " or ".join(f"@{name}:" for name in allowed)
+            raise ValueError(f"{parsed.name}: no option @{option} here; expected {words}")
+        if unknown := set(keys) - allowed[option]:
+            words = ", ".join(sorted(key.replace("_", "-") for key in allowed[option]))
+            raise ValueError(f"{parsed.name}: no option {min(unknown)!r} here; @{option}: takes {words}")
     conf = {key: _number(parsed.name, key, value) for key, value in parsed.options.get("conf", {}).items()}
 
     def first(*keys: str) -> int | None:
@@ -78,6 +89,18 @@ def _configured(geometry: Geometry, parsed: PortName) -> Geometry:
     )
 
 
+def _allowed_options(parsed: PortName) -> dict[str, set[str]]:
+    """The options that a name may have, and the keys of each."""
+    allowed = {"conf": _CONF_KEYS | (_HOST_KEYS if parsed.mode in _OF_HOST else set())}
+    if parsed.pipe is None:
+        allowed |= {name: keys for name, (kind, keys) in _OWN_OPTIONS.items() if kind == parsed.kind}
+        if parsed.mode not in _OF_HOST:
+            allowed.pop("host", None)
+        elif parsed.mode != RegistrationMode.NR_REG_NIC_SW:
+            allowed.pop("xdp", None)
+    return allowed
+
+
 def _number(name: str, key: str, value: str) -> int:
     try:
         return int(value, 0)
@@ -85,11 +108,21 @@ def _number(name: str, key: str, value: str) -> int:
         raise ValueError(f"{name}: option {key.replace('_', '-')} is {value!r}, expected a number") from None
 
 
+_OF_NIC = (RegistrationMode.NR_REG_ALL_NIC, RegistrationMode.NR_REG_ONE_NIC)
+_OF_HOST = (RegistrationMode.NR_REG_SW, RegistrationMode.NR_REG_ONE_SW, RegistrationMode.NR_REG_NIC_SW)
+
+
 def _openers(parsed: PortName) -> Callable[[str, PortName, Geometry, Region | None], Port]:
     if parsed.kind == PortKind.NULL:
         return _open_null
     if parsed.kind == PortKind.NETMAP and parsed.pipe is not None:
         return _open_pipe
+    if parsed.kind == PortKind.NETMAP and parsed.mode in _OF_NIC:
+        return _open_nic
+    if parsed.kind == PortKind.NETMAP and parsed.mode in _OF_HOST:
+        return _open_host
+    if parsed.kind == PortKind.TAP:
+        return _open_tap
     return _not_built
 
 
@@ -112,10 +145,29 @@ def _open_pipe(name: str, parsed: PortName, geometry: Geometry, region: Region |
     return PipePort(name, parsed.pipe.base, parsed.pipe.id, parsed.pipe.end, geometry, region)
 
 
+def _open_nic(name: str, parsed: PortName, geometry: Geometry, region: Region | None) -> Port:
+    """AF_XDP; AF_PACKET where that cannot be had at all, or if the name says so."""
+    from raceway.ports.nic.opening import open_interface
+
+    return open_interface(name, parsed, geometry, region)
+
+
+def _open_host(name: str, parsed: PortName, geometry: Geometry, region: Region | None) -> Port:
+    from raceway.ports.host.opening import open_host_rings
+
+    return open_host_rings(name, parsed, geometry, region)
+
+
+def _open_tap(name: str, parsed: PortName, geometry: Geometry, region: Region | None) -> Port:
+    from raceway.ports.tap.port import TapOptions, TapPort
+
+    options = TapOptions.of(name, parsed.options.get("tap", {}))
+    return TapPort(name, parsed.device or "", geometry, region, options)
+
+
 def _not_built(name: str, parsed: PortName, geometry: Geometry, region: Region | None) -> Port:
     what = {
         PortKind.VALE: "switch ports (vale)",
-        PortKind.TAP: "TAP devices",
         PortKind.NETMAP: "network interfaces and host rings",
     }
     raise NotBuiltYetError(
@@ -126,6 +178,9 @@ def _not_built(name: str, parsed: PortName, geometry: Geometry, region: Region |
 
 def _restricted(port: Port, parsed: PortName) -> Port:
     """Keep only the rings that the name asks for: `-2` one ring pair, `/T` and `/R` one direction."""
+    if parsed.kind == PortKind.NETMAP and parsed.pipe is None:
+        # An interface opens no more than was asked for.
+        return port
     try:
         if parsed.mode == RegistrationMode.NR_REG_ONE_NIC:
             if parsed.ring >= max(len(port.tx), len(port.rx)):
@@ -141,6 +196,7 @@ def _restricted(port: Port, parsed: PortName) -> Port:
             port._keep_direction(transmit=True)
         if parsed.flags & PortFlag.NR_RX_RINGS_ONLY:
             port._keep_direction(transmit=False)
+        port.refresh_card(now=True)
     except BaseException:
         port.close()
         raise

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from raceway.errors import EndOfStream, RacewayError
+from raceway.memory.directory import Card
 from raceway.memory.jit import Entry
 from raceway.memory.layout import KRING, Kring, PortState
 from raceway.memory.region import BUFFER_SIZE, Region
@@ -48,6 +49,9 @@ class Port:
     adapter: Entry
     """The adapter's sync: `int64 sync(int64 kring)`, for every ring of the port."""
 
+    mode = ""
+    """How the port reaches what it is joined to, in words, where there is more than one way."""
+
     def __init__(self, name: str, geometry: Geometry, region: Region | None = None) -> None:
         self.name = name
         self.closed = False
@@ -56,6 +60,8 @@ class Port:
         self._batch: Batch | None = None
         self._turn = 0
         self._lock = threading.RLock()
+        self._card: Card | None = None
+        self._refresh_at = 0.0
         if region is not None and geometry.buffer_size is None:
             geometry = replace(geometry, buffer_size=region.buffer_size)
         self.geometry = geometry.settled()
@@ -106,6 +112,7 @@ class Port:
         self.tx = self._ring_views(transmit, self._transmit_krings)
         self.rx = self._ring_views(receive, self._receive_krings)
         self._point_at_rings()
+        self._card = Card(self.region, self.name, transmit + receive)
         if self.geometry.extra_buffers:
             self.extra_buffers = self.region.allocate_extra(self.geometry.extra_buffers)
 
@@ -142,9 +149,19 @@ class Port:
         ):
             self.state[address] = rings[0].address if rings else 0
             self.state[count] = len(rings)
+        if self._card is not None:
+            self._card.rings(int(ring._kring["ring"]) - self.region.base for ring in self.rings)
 
     def service(self) -> None:
         """What the adapter has to do outside the data plane. Called between slices of work."""
+
+    def refresh_card(self, *, now: bool = False) -> None:
+        """Write how the port works and what it has dropped where `raceway ports` reads it: at most five times a second,
+        so it can be called as often as `service`; or `now`."""
+        moment = time.monotonic()
+        if self._card is not None and (now or moment >= self._refresh_at):
+            self._refresh_at = moment + 0.2
+            self._card.refresh(self.mode, self.drops())
 
     def drops(self) -> dict[str, int]:
         """Packets that ended at this port without being delivered, by the drop's name."""
@@ -188,12 +205,19 @@ class Port:
                     self._batch._forget()
                 self._close()
             finally:
+                if self._card is not None:
+                    self._card.close()
                 for epoll in (self._epoll, *self._sleepers.values()):
                     if epoll is not None:
                         epoll.close()
                 os.close(self._bell)
                 if self._own_region and hasattr(self, "region"):
                     self.region.close()
+
+    @property
+    def description(self) -> str:
+        """`mode`, and what else a user wants to know of it, in a line."""
+        return self.mode
 
     @property
     def rings(self) -> tuple[PortRing, ...]:
@@ -206,6 +230,7 @@ class Port:
         from raceway.ports.sync import sync_port
 
         self.service()
+        self.refresh_card()
         if sync_port(self.state.ctypes.data) < 0:
             for ring in self.rings:
                 if ring._kring["error"]:
@@ -226,6 +251,7 @@ class Port:
     def _sync_some(self, rings: tuple[PortRing, ...]) -> None:
         self._check_open()
         self.service()
+        self.refresh_card()
         for ring in rings:
             ring.sync()
         if any(ring._kring["attention"] for ring in rings):
@@ -236,7 +262,7 @@ class Port:
     def carry_metadata(self) -> None:
         """Let packets bring what is known of them besides their bytes: when they were recorded, how long they were
         on the wire, of which link type. For a pipe: both ends must ask for it before the first packet, and it costs
-        16 bytes more a packet. Capture files always do."""
+        24 bytes more a packet. Capture files always do."""
         self._check_open()
         for ring in self.rings:
             ring._kring["metadata_used"] = 1

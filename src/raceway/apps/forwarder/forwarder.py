@@ -123,6 +123,7 @@ class Forwarder:
         for port in self._ports:
             port._check_open()
             port.service()
+            port.refresh_card()
         records = poll_records(self._ports)
         self._state["descriptors"], self._state["descriptor_count"] = records.ctypes.data, len(records)
         self._state["slice"] = nanoseconds

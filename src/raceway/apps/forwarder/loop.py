@@ -28,6 +28,8 @@ from raceway.memory.ring import distance, following
 from raceway.memory.waiting import (
     CLOCK_MONOTONIC,
     CLOCK_REALTIME,
+    NAP,
+    SOON,
     SPINS,
     YIELDS,
     Scratch,
@@ -261,6 +263,30 @@ def _attention(direction: Direction) -> int:
 
 
 @inner
+def _push(state: Forward) -> int:
+    """Sync transmit rings of which the kernel has not taken everything: the greatest `pending` that is left. And 1 for
+    a direction that waits for room in a ring that has no other end to wake this one."""
+    left = 0
+    for index in range(state.count):
+        direction = Direction(state.directions + index * DIRECTION_SIZE)
+        left = max(left, _push_port(PortState(direction.target)), _push_port(PortState(direction.source)))
+        if direction.blocked != 0 and Kring(PortState(direction.target).transmit).peer == 0:
+            left = max(left, 1)
+    return left
+
+
+@inner
+def _push_port(port: PortState) -> int:
+    left = 0
+    for number in range(port.transmit_count):
+        kring = Kring(port.transmit + number * KRING_SIZE)
+        if kring.pending != 0:
+            sync(kring)
+            left = max(left, kring.pending)
+    return left
+
+
+@inner
 def _arm_direction(direction: Direction, on: int) -> None:
     source = PortState(direction.source)
     target = PortState(direction.target)
@@ -360,6 +386,13 @@ def forward(address: int) -> int:
                 if state.now > deadline:
                     break
             continue
+        unsent = _push(state)
+        if unsent == SOON:
+            idle(rounds)
+            state.now = clock(CLOCK_MONOTONIC, scratch)
+            if state.now > deadline:
+                break
+            continue
         if armed == 0:
             armed = 1
             for index in range(state.count):
@@ -371,7 +404,10 @@ def forward(address: int) -> int:
         if state.now > deadline:
             break
         state.sleeps += 1
-        hung_up = sleep(state.descriptors, state.descriptor_count, deadline - state.now, scratch)
+        nap = deadline - state.now
+        if unsent != 0 and nap > NAP:
+            nap = NAP
+        hung_up = sleep(state.descriptors, state.descriptor_count, nap, scratch)
         armed = 0
         for index in range(state.count):
             _arm_direction(Direction(state.directions + index * DIRECTION_SIZE), 0)

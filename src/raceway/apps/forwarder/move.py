@@ -98,8 +98,10 @@ def _tell(source: Kring, target: Kring, first: int, into: int, now: int) -> None
         told.timestamp = known.timestamp if known.timestamp != 0 else now
         told.wire_length = known.wire_length
         told.link_type = known.link_type
+        told.segment_size = known.segment_size
     else:
         told.timestamp = now
         told.wire_length = 0
+        told.segment_size = 0
         # What a pipe carries only its sending end knows.
         told.link_type = Ring(source.peer).link_type if source.peer != 0 else 0

@@ -34,8 +34,11 @@ def due_time(direction: Direction, timestamp: int, now: int) -> int:
             return direction.due
         # Microseconds and the rest apart, so that a capture of years does not overflow.
         return direction.start + gap // rate * 1_000_000 + gap % rate * 1_000_000 // rate
+    # Whole seconds, microseconds and nanoseconds apart: at 10^12 bits a second a part of a second is so many bits
+    # that 10^9 times as many do not fit 63 bits.
     done = direction.paced
-    return direction.start + done // rate * SECOND + done % rate * SECOND // rate
+    rest = done % rate * 1_000_000
+    return direction.start + done // rate * SECOND + rest // rate * 1000 + rest % rate * 1000 // rate
 
 
 @inner

@@ -208,7 +208,7 @@ def call(echo: Echo, kring: Kring) -> int:
     frame = Frame(echo.frames)
     size = kring.buffer_size
     index = kring.head
-    if distance(index, kring.tail, kring.slot_count) * size < frame.length:
+    if ring.head != index or distance(index, kring.tail, kring.slot_count) * size < frame.length:
         return 0
     done = 0
     while done < frame.length:

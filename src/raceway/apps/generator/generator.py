@@ -317,7 +317,8 @@ class Generator:
                     worker.over.wait()
 
     def _drain(self) -> None:
-        """Let the other end of a pipe take what was sent last, for as long as it goes on taking."""
+        """Let what was sent last reach where it goes; the other end of a pipe, for as long as it goes on taking."""
+        self.port.flush()
         left, since = self.queued(), time.monotonic()
         while left and not self._over.is_set():
             self.port.service()

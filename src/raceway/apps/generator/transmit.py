@@ -17,6 +17,8 @@ from raceway.memory.ring import distance
 from raceway.memory.waiting import (
     CLOCK_MONOTONIC,
     CLOCK_REALTIME,
+    NAP,
+    SOON,
     SPINS,
     YIELDS,
     Scratch,
@@ -76,6 +78,17 @@ def round_of_syncs(transmit: Transmit) -> int:
 
 
 @inner
+def most_pending(rings: int, count: int) -> int:
+    """The greatest `pending` of these rings."""
+    most = 0
+    for index in range(count):
+        pending = Kring(rings + index * KRING_SIZE).pending
+        if pending > most:
+            most = pending
+    return most
+
+
+@inner
 def round_of_fills(transmit: Transmit, allowed: int, least: int) -> int:
     """Fill rings in turn until `allowed` packets are in; a ring with fewer than `least` free slots waits its turn."""
     filled = 0
@@ -86,6 +99,9 @@ def round_of_fills(transmit: Transmit, allowed: int, least: int) -> int:
             share = transmit.burst
         room = distance(kring.head, kring.tail, kring.slot_count)
         if share == 0 or kring.ended != 0 or (room < least and room < share):
+            continue
+        if Ring(kring.ring).head != kring.head:
+            # Of what was filled last, something still waits to be taken.
             continue
         if transmit.plain != 0:
             packets = fill_plain(transmit, kring, Ring(kring.ring), share)
@@ -155,11 +171,21 @@ def transmit_packets(address: int) -> int:
             transmit.finished = clock(CLOCK_MONOTONIC, scratch)
             fresh = 0
         rounds += 1
-        if armed != 0:
+        unsent = most_pending(transmit.rings, transmit.ring_count)
+        if unsent == SOON and rounds > SPINS:
+            now = clock(CLOCK_MONOTONIC, scratch)
+            if now >= end:
+                break
+            idle(rounds)
+        elif armed != 0:
             now = clock(CLOCK_MONOTONIC, scratch)
             hung_up = 0
             if now < end:
-                hung_up = sleep(transmit.descriptors, transmit.descriptor_count, end - now, scratch)
+                nap = end - now
+                # A kernel's queue tells nobody when it has room again.
+                if Kring(transmit.rings).peer == 0 and nap > NAP:
+                    nap = NAP
+                hung_up = sleep(transmit.descriptors, transmit.descriptor_count, nap, scratch)
             disarm_rings(transmit.rings, transmit.ring_count)
             armed = 0
             if hung_up != 0:

@@ -91,6 +91,7 @@ class Worker:
             self.rings[int(self.record["failed"][0])].repair_and_raise()
         with self._lock:
             self.port.service()
+            self.port.refresh_card()
         if code == DUMP and self._dump is not None:
             self._show_held(self._dump)
         if code == DONE or (code in (ENDED, SERVICE) and self._nothing_left()):

@@ -10,7 +10,7 @@ from typing import Any
 
 from raceway.errors import RegionError
 from raceway.memory import barriers
-from raceway.memory.layout import REGION_MAGIC, RING
+from raceway.memory.layout import METADATA, REGION_MAGIC, RING
 from raceway.memory.region import Region
 from raceway.memory.waiting import PYTHON
 from raceway.ports.geometry import RINGS_LIMIT, Geometry
@@ -126,7 +126,9 @@ class PipePort(Port):
             ring = self.region.ring(offset)
             count, slots = int(ring["slot_count"]), offset + int(ring["slots"])
             metadata = offset + int(ring["metadata"])
-            inside = count >= 2 and all(0 < start <= end - count * 16 for start in (slots, metadata))
+            inside = count >= 2 and all(
+                0 < start <= end - count * METADATA.itemsize for start in (slots, metadata)
+            )
             if int(ring["magic"]) != REGION_MAGIC or not inside:
                 raise RegionError(f"{self.name}: the other end names a ring at {offset}, where there is none")
         return value
