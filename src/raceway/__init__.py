@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from raceway.errors import (
         EndOfStream as EndOfStream,
+        InterfaceError as InterfaceError,
         NotBuiltYetError as NotBuiltYetError,
         PortBusyError as PortBusyError,
         RacewayError as RacewayError,
@@ -77,6 +78,7 @@ _HOMES = {
     "RegionError": "errors",
     "RingError": "errors",
     "EndOfStream": "errors",
+    "InterfaceError": "errors",
     "PortBusyError": "errors",
     "NotBuiltYetError": "errors",
 }

@@ -61,5 +61,9 @@ class PermissionNeededError(RacewayError, PermissionError):
         return str(self.strerror)
 
 
+class InterfaceError(RacewayError):
+    """The interface under a port went down, was renamed or is gone. The error goes on until it is up under its name."""
+
+
 class NotBuiltYetError(RacewayError, NotImplementedError):
     """The name is right, but ports of its kind are not part of this version."""

@@ -233,13 +233,14 @@ class LiveFrames:
                 quiet = quiet + 1 if now - seen < _ENOUGH else 0
                 seen = now
             self.stop()
-            while self._running.is_set() and self._runner.is_alive():
+            # The next run may begin before this thread has seen the end of the last one.
+            while self._running.is_set() and not self.running and self._runner.is_alive():
                 with self._lock:
                     if self._calling and self._all_out:
                         # Ends the call with EINTR at the run's next look for signals.
                         signal.pthread_kill(self._runner.ident or 0, _signal())
                 time.sleep(0.001)
-            if self._closing:
+            if self._closing and not self._runner.is_alive():
                 return
 
     def close(self, patience: float = 1.0) -> None:

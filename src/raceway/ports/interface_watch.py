@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from raceway.errors import RacewayError
+from raceway.errors import InterfaceError
 from raceway.kernel.interface import LinkWatch
-
-
-class InterfaceError(RacewayError):
-    """The interface under a port went down, was renamed or is gone."""
 
 
 class InterfaceWatch:

@@ -50,7 +50,9 @@ def _locked_memory() -> Finding:
         return Finding(AREA, State.OK, subject, "the limit does not bind this process (CAP_IPC_LOCK)")
     if limit >= PACKET_MEMORY:
         return Finding(AREA, State.OK, subject, f"up to {limit >> 20:,} MiB")
-    what = f"at most {limit:,} bytes, and a port on a network interface registers {PACKET_MEMORY >> 20} MiB"
+    what = (
+        f"at most {limit:,} bytes, and a port on a network interface registers some {PACKET_MEMORY >> 20} MiB"
+    )
     remedy = "ulimit -l unlimited (for good: memlock in /etc/security/limits.conf)"
     return Finding(AREA, State.WARN, subject, what, remedy)
 

@@ -9,10 +9,10 @@ import typer
 EPILOG = """[bold]Examples[/bold]
 
 \b
-raceway doctor                  the kernel, this process, the interfaces in short
-sudo raceway doctor eth0        one interface too: queues, XDP, offloads, counters
-sudo raceway doctor eth0 --try  attach to it for a moment, to know for certain
-raceway doctor --json | tail -1 | jq '.findings[] | select(.state != "ok")'
+raceway doctor                  the kernel, this process, all interfaces
+sudo raceway doctor eth0        one interface too: XDP, offloads, counters
+sudo raceway doctor eth0 --try  attach to it for a moment, to be certain
+raceway doctor --json | tail -1 | jq '.findings[] | select(.state == "bad")'
 """
 
 
@@ -25,8 +25,8 @@ def command(
         bool,
         typer.Option(
             "--try",
-            help="Attach an XDP program that passes everything to IFACE and bind an AF_XDP socket to its last queue, "
-            "for a moment. Packets may be lost, and some drivers restart the link.",
+            help="Attach an XDP program that passes everything, and bind an AF_XDP socket to IFACE's last queue, for "
+            "a moment. Packets may be lost, and some drivers restart the link.",
         ),
     ] = False,
     every: Annotated[bool, typer.Option("-v", "--verbose", help="What is well in a line each too.")] = False,
@@ -34,10 +34,12 @@ def command(
         bool, typer.Option("--json", help="One JSON object as the last line of standard output.")
     ] = False,
 ) -> None:
-    """Say what this machine can do for raceway, and what to do about what it cannot.
+    """Say what this machine can do for raceway, and what to do about what it
+    cannot.
 
-    The kernel's features are tried one by one in a network namespace made for it; an interface is only looked at,
-    unless --try is given. What takes more privilege than the caller has is said to be unknown. The exit status is 1
+    The kernel's features are tried one by one, in a network namespace made for
+    it. An interface is only looked at, unless --try is given. What takes more
+    privilege than the caller has is said to be unknown. The exit status is 1
     if anything is bad, and 0 otherwise.
     """
     from raceway.apps.doctor.doctor import examine

@@ -21,11 +21,13 @@ def command(
         bool, typer.Option("--json", help="One JSON object as the last line of standard output.")
     ] = False,
 ) -> None:
-    """List the raceway ports that are open and the interfaces in use: by whom, and what they have counted.
+    """List the raceway ports that are open and the interfaces in use: by whom,
+    and what they have counted.
 
-    Ports are found in every process that the caller may look into, in all network namespaces, pipes and capture
-    files included. Nothing is asked of those processes, and nothing of them is disturbed. Packets and bytes are read
-    at this moment; drops are as the port's process wrote them down, which it does a few times a second at work.
+    Ports are found in every process that the caller may look into, in all
+    network namespaces, pipes and capture files included; none of those
+    processes is disturbed. Packets and bytes are of this moment, drops as the
+    port's process last wrote them down: several times a second while it works.
     """
     from raceway.apps.port_list.listing import look
     from raceway.apps.port_list.show import show

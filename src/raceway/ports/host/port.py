@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from raceway.errors import InterfaceError
 from raceway.kernel.host_path import HostPath
 from raceway.kernel.interface import Interface, Network
 from raceway.kernel.live import LiveFrames
@@ -23,7 +24,7 @@ from raceway.memory.waiting import PYTHON
 from raceway.ports.geometry import RINGS_LIMIT, Geometry
 from raceway.ports.host.records import Host
 from raceway.ports.host.sync import host_sync
-from raceway.ports.interface_watch import InterfaceError, InterfaceWatch
+from raceway.ports.interface_watch import InterfaceWatch
 from raceway.ports.port import Watch
 from raceway.ports.tap.port import LOOK, TapPort
 

@@ -15,28 +15,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raceway.errors import PortBusyError, RacewayError
+from raceway.errors import InterfaceError, PortBusyError
 from raceway.kernel.bpf.links import attach_xdp
 from raceway.kernel.bpf.maps import Map
 from raceway.kernel.bpf.programs import Program
 from raceway.kernel.bpf.system import MapKind, VerifierError
 from raceway.kernel.capabilities import refused
-from raceway.kernel.interface import Interface, LinkWatch, Network
+from raceway.kernel.interface import Interface, Network
 from raceway.kernel.live import LiveFrames
 from raceway.kernel.redirect import FRAME_LIMIT, redirect_to_sockets, tells_vlan_tags
 from raceway.kernel.xsk import XdpModeError, XskSocket
 from raceway.memory.region import Region
 from raceway.memory.waiting import PACKETS, PYTHON
 from raceway.ports.geometry import Geometry
+from raceway.ports.interface_watch import InterfaceWatch
 from raceway.ports.nic.sync import nic_sync
 from raceway.ports.port import Port, Watch
 
 MODES = ("zero-copy", "copy", "generic")
 NEEDED = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF")
-
-
-class InterfaceError(RacewayError):
-    """The interface under a port went down, was renamed or is gone."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,7 @@ class NicPort(Port):
         self._live: LiveFrames | None = None
         self._link: Any = None
         self._map: Map | None = None
-        self._watch_link: LinkWatch | None = None
-        self._state = "up"
+        self._watch: InterfaceWatch | None = None
         self._network = Network()
         try:
             self.interface: Interface = self._network.interface(device)
@@ -92,7 +88,7 @@ class NicPort(Port):
             self._network.close()
             raise
         try:
-            self._watch_link = LinkWatch()
+            self._watch = InterfaceWatch(name, self.interface.index, self.interface.name)
             self._make_rings()
             self._open(queues)
         except BaseException:
@@ -246,7 +242,8 @@ class NicPort(Port):
             record["longest"] = _longest(self.interface.mtu)
             # Only what never was on a wire comes with unfinished checksums.
             record["finish"] = int(self.mode != "zero-copy")
-            if self._live is not None:
+            if self._live is not None and tx == 0:
+                # One array, one producer: the other rings may have threads of their own.
                 record["live"] = self._live.address
             if self.geometry.receive_rings and queue < self.interface.receive_queues:
                 self._receive_krings[rx]["adapter"] = record.ctypes.data
@@ -267,26 +264,11 @@ class NicPort(Port):
 
     def service(self) -> None:
         """Look after the interface; push on what the kernel had no room for."""
-        watch = self._watch_link
-        if watch is not None and (watch.changed() or self._state != "up"):
-            self._state = watch.state(self.interface.index, self.interface.name)
-            if self._state == "up":
-                self._take_news()
-        if self._state != "up":
-            raise InterfaceError(self._what_happened())
+        if self._watch is not None and self._watch.news():
+            self._take_news()
         live = self._live
         if live is not None and live.refusal and self.options.transmit == "live":
             raise XdpModeError(f"{self.name}: live frames cannot be had: {live.refusal}")
-
-    def _what_happened(self) -> str:
-        name = self.interface.name
-        if self._state == "down":
-            return (
-                f"{self.name}: {name} is down; the port goes on when it is up again (ip link set {name} up)"
-            )
-        if self._state == "gone":
-            return f"{self.name}: {name} is gone"
-        return f"{self.name}: {name} was {self._state}"
 
     def _take_news(self) -> None:
         """The interface is another than it was: perhaps its MTU."""
@@ -301,8 +283,8 @@ class NicPort(Port):
 
     def descriptors(self) -> list[Watch]:
         watches = [Watch(socket.socket.fileno(), PACKETS) for socket in self.sockets if socket.receives]
-        if self._watch_link is not None:
-            watches.append(Watch(self._watch_link.fileno(), PYTHON))
+        if self._watch is not None:
+            watches.append(Watch(self._watch.fileno(), PYTHON))
         return watches
 
     def drops(self) -> dict[str, int]:
@@ -374,12 +356,12 @@ class NicPort(Port):
 
     def _close(self) -> None:
         try:
-            if self._state == "up" and self.sockets:
+            if self.sockets and self._watch is not None and self._watch.state == "up":
                 self._push()
         finally:
             if self._live is not None:
                 self._live.close()
-            for part in (self._link, self._map, *self.sockets, self._watch_link, self._network):
+            for part in (self._link, self._map, *self.sockets, self._watch, self._network):
                 if part is not None:
                     part.close()
 

@@ -86,6 +86,9 @@ class PacketPort(Port):
             self._senders = open_senders(self.device, self.geometry.transmit_rings or 0)
             self._make_rings()
             self._connect()
+            # It may have changed between the first question and the watch.
+            self._look(alarmed=True)
+            self.service()
         except BaseException:
             self.close()
             raise
@@ -142,11 +145,11 @@ class PacketPort(Port):
         now = time.monotonic()
         if alarmed or now >= self._next_look:
             self._next_look = now + _LOOK_INTERVAL
-            self._look(alarmed)
+            self._look(alarmed=alarmed)
         if self._trouble:
             raise RacewayError(f"{self.name}: the interface {self.device} is {self._trouble}")
 
-    def _look(self, alarmed: bool) -> None:
+    def _look(self, *, alarmed: bool) -> None:
         assert self._watch is not None
         if not (self._watch.changed() or alarmed or self._trouble):
             return
