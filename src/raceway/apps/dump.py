@@ -11,6 +11,7 @@ from raceway.apps.report import Ticker, final_report, introduce
 from raceway.apps.summary import summary_line
 from raceway.errors import EndOfStream
 from raceway.ports.geometry import Geometry
+from raceway.ports.names import PortKind, RegistrationMode, parse
 from raceway.ports.opening import open as open_port
 from raceway.ports.pcap.port import CapturePort
 from raceway.ports.port import Port
@@ -18,7 +19,7 @@ from raceway.ports.port import Port
 
 def record(port: str, file: str, *, limit: int, json: bool) -> None:
     """Record what a port receives to a capture file."""
-    with open_port(port) as source:
+    with _open_to_look(port) as source:
         introduce(source)
         slots = max((ring.size for ring in source.rx), default=1024)
         target = CapturePort(f"pcap:{file}", file, Geometry(transmit_slots=slots), source.region, write=True)
@@ -52,6 +53,20 @@ def record(port: str, file: str, *, limit: int, json: bool) -> None:
         final_report("dump", port, summary, json=json, to_stderr=file == "-")
 
 
+def _open_to_look(port: str) -> Port:
+    """Open a port for receiving. An interface named without a mode is only looked at, what its host sends included: to
+    see packets, nobody should have to lose them (and perhaps the connection that he is logged in by)."""
+    parsed = parse(port)
+    if (
+        parsed.kind == PortKind.NETMAP
+        and parsed.pipe is None
+        and parsed.mode == RegistrationMode.NR_REG_ALL_NIC
+        and "xdp" not in parsed.options
+    ):
+        return open_port(f"{port}@xdp:mode=packet,outgoing=yes", rings=1)
+    return open_port(port)
+
+
 def _wait_for_first(source: Port) -> None:
     """A file's header tells the link type, and a pipe's is known with its first packet."""
     try:
@@ -68,7 +83,7 @@ def print_packets(port: str, *, limit: int, hexadecimal: bool, json: bool) -> No
     """Print a line for each packet."""
     packets = octets = batches = 0
     began = time.monotonic()
-    with open_port(port) as source:
+    with _open_to_look(port) as source:
         introduce(source)
         try:
             while not limit or packets < limit:

@@ -97,6 +97,7 @@ Message = structure("Message", MESSAGE)
 # Classic BPF (Documentation/networking/filter.rst): struct sock_filter, code, jump if true, if false, value.
 _PACKET_TYPE, _OUTGOING = 0xFFFFF000 + 4, 4
 _HEAR_NOTHING = ((0x06, 0, 0, 0),)
+_HEAR_ALL = ((0x06, 0, 0, 0x7FFFFFFF),)
 _HEAR_OTHERS = (
     (0x20, 0, 0, _PACKET_TYPE),
     (0x15, 0, 1, _OUTGOING),
@@ -136,11 +137,13 @@ class _PacketSocket:
 class PacketReceiver(_PacketSocket):
     """A ring of blocks that the kernel fills with what arrives on an interface. `record` is its RECEIVER record.
 
-    It hears nothing before `listen`. blocks: how many it should have; it gets fewer where memory is short.
+    It hears nothing before `listen`. blocks: how many it should have; it gets fewer where memory is short. outgoing:
+    hear what the host sends on the interface too.
     """
 
-    def __init__(self, device: str, blocks: int) -> None:
+    def __init__(self, device: str, blocks: int, *, outgoing: bool = False) -> None:
         super().__init__(device)
+        self.outgoing = outgoing
         self.record = allocate(Receiver)
         self._memory: Any = None
         self._kernel_packets = self._kernel_drops = 0
@@ -152,7 +155,7 @@ class PacketReceiver(_PacketSocket):
             self._hear(_HEAR_NOTHING)
             try:
                 # The filter does the same; this spares the host's own sending the making of copies (Linux 4.20).
-                self._set(_PACKET_IGNORE_OUTGOING, 1)
+                self._set(_PACKET_IGNORE_OUTGOING, int(not outgoing))
             except OSError:
                 pass
             self.socket.bind((device, _ETH_P_ALL))
@@ -183,7 +186,7 @@ class PacketReceiver(_PacketSocket):
 
     def join(self, group: int | None) -> int:
         """Share what arrives with the other receivers of a group; None makes a new one. Returns its number."""
-        kind = _FANOUT_HASH | _FANOUT_IGNORE_OUTGOING
+        kind = _FANOUT_HASH | (0 if self.outgoing else _FANOUT_IGNORE_OUTGOING)
         if group is None:
             kind, group = kind | _FANOUT_UNIQUEID, 0
         self._set(_PACKET_FANOUT, group | kind << 16)
@@ -191,7 +194,7 @@ class PacketReceiver(_PacketSocket):
 
     def listen(self) -> None:
         """Hear what arrives from now on."""
-        self._hear(_HEAR_OTHERS)
+        self._hear(_HEAR_ALL if self.outgoing else _HEAR_OTHERS)
 
     def mute(self) -> None:
         """Hear nothing any more, but keep the place in the group: the other receivers get no more than before."""
@@ -248,7 +251,7 @@ class PacketSender(_PacketSocket):
         self.record["vectors"] = self._vectors.ctypes.data
 
 
-def open_receivers(device: str, count: int) -> list[PacketReceiver]:
+def open_receivers(device: str, count: int, *, outgoing: bool = False) -> list[PacketReceiver]:
     """Make `count` receivers that share what arrives on an interface, which must be up. They do not listen yet.
 
     RacewayError if there is no memory for their blocks, or the interface has gone down or away.
@@ -257,7 +260,7 @@ def open_receivers(device: str, count: int) -> list[PacketReceiver]:
     receivers: list[PacketReceiver] = []
     try:
         for _ in range(count):
-            receivers.append(PacketReceiver(device, blocks))  # noqa: PERF401 (what was made before an error is closed)
+            receivers.append(PacketReceiver(device, blocks, outgoing=outgoing))  # noqa: PERF401 (what was made before an error is closed)
         if count > 1:
             group = None
             for receiver in receivers:

@@ -29,6 +29,11 @@ def open_interface(name: str, parsed: PortName, geometry: Geometry, region: Regi
         raise ValueError(
             f"{name}: flags for only transmit and for only receive rings; expected one of them, or none"
         )
+    outgoing = parsed.options.get("xdp", {}).get("outgoing", "no")
+    if outgoing not in ("yes", "no") or (outgoing == "yes" and options.mode != PACKET_MODE):
+        raise ValueError(
+            f"{name}: outgoing {outgoing!r}: expected yes or no, and yes only with mode={PACKET_MODE}"
+        )
     if transmit_only:
         geometry = replace(geometry, receive_rings=0)
     if receive_only:
@@ -70,4 +75,5 @@ def _open_packet(
         raise RacewayError(
             f"{name}: AF_PACKET shows no single queue of an interface; open {parsed.port} as a whole"
         )
-    return PacketPort(name, parsed.port, geometry, region)
+    outgoing = parsed.options.get("xdp", {}).get("outgoing") == "yes"
+    return PacketPort(name, parsed.port, geometry, region, outgoing=outgoing)

@@ -10,7 +10,7 @@ import os
 import time
 from dataclasses import replace
 
-from raceway.errors import RacewayError
+from raceway.errors import InterfaceError, RacewayError
 from raceway.kernel.interface import ARPHRD_ETHER, ARPHRD_LOOPBACK, Interface, LinkWatch, interface
 from raceway.kernel.packet_socket import PacketReceiver, PacketSender, open_receivers, open_senders
 from raceway.memory.region import Region
@@ -33,7 +33,8 @@ class PacketPort(Port):
 
     device: the interface's name in the calling thread's network namespace; queues: ring pairs unless the geometry says
     how many (None: one for each of the interface's queues, but no more than there are processors); receive, transmit:
-    open only one direction; promiscuous: let the device accept frames for any address.
+    open only one direction; promiscuous: let the device accept frames for any address; outgoing: receive what the host
+    sends as well.
 
     notes: what is to be known of this way, in sentences. Raises NoSuchInterfaceError, PermissionNeededError
     (CAP_NET_RAW), RacewayError for an interface that is down or has no Ethernet frames, ValueError for impossible
@@ -53,6 +54,7 @@ class PacketPort(Port):
         receive: bool = True,
         transmit: bool = True,
         promiscuous: bool = False,
+        outgoing: bool = False,
     ) -> None:
         facts = interface(device)
         if queues is None:
@@ -82,7 +84,7 @@ class PacketPort(Port):
         try:
             self._check(facts)
             self._watch = LinkWatch()
-            self._receivers = open_receivers(self.device, self.geometry.receive_rings or 0)
+            self._receivers = open_receivers(self.device, self.geometry.receive_rings or 0, outgoing=outgoing)
             self._senders = open_senders(self.device, self.geometry.transmit_rings or 0)
             self._make_rings()
             self._connect()
@@ -92,6 +94,11 @@ class PacketPort(Port):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def description(self) -> str:
+        queues = max(len(self.tx), len(self.rx))
+        return f"AF_PACKET (TPACKET_V3), {queues} queue{'s' * (queues != 1)}; the host keeps its packets"
 
     def _check(self, facts: Interface) -> None:
         if facts.hardware_type not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
@@ -147,7 +154,7 @@ class PacketPort(Port):
             self._next_look = now + _LOOK_INTERVAL
             self._look(alarmed=alarmed)
         if self._trouble:
-            raise RacewayError(f"{self.name}: the interface {self.device} is {self._trouble}")
+            raise InterfaceError(f"{self.name}: the interface {self.device} is {self._trouble}")
 
     def _look(self, *, alarmed: bool) -> None:
         assert self._watch is not None
