@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import raceway
 from raceway.apps.forwarder.forwarder import Pace
 from raceway.apps.forwarder.pacing import due_time, went
 from raceway.apps.forwarder.records import BITS_A_SECOND, PACKETS_A_SECOND, RECORDED, Direction
+from raceway.apps.replay import Replay
 from raceway.memory.jit import entry
 from raceway.memory.structures import allocate, structure
 
@@ -164,3 +166,17 @@ class Screen:
         """The program has ended."""
         self._thread.join(20)
         os.close(self._terminal)
+
+
+def test_a_rate_goes_on_from_one_loop_to_the_next(tmp_path):
+    """A file of one packet, looped, is a stream at the rate that was asked for, not a burst."""
+    file = tmp_path / "one.pcap"
+    with raceway.open(f"pcap:{file}", write=True) as port:
+        port.send([bytes(60)])
+    with raceway.open(f"pcap:{file}") as source, raceway.open("null:") as target:
+        replay = Replay(source, target, Pace(packets=100), loops=20)
+        began = time.monotonic()
+        replay.run()
+        # The last one is due 190 ms after the first: never earlier, however slow the machine is.
+        assert time.monotonic() - began >= 0.19
+        assert (replay.packets, replay.done_loops) == (20, 20)

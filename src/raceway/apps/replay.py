@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from raceway.apps.forwarder.forwarder import Forwarder, Pace, Way
+from raceway.apps.forwarder.loop import forward
 from raceway.apps.report import final_report, introduce
 from raceway.memory.timers import precise_timers
 from raceway.ports.opening import open as open_port
@@ -30,36 +31,34 @@ class Replay:
 
     def run(self, look: Any = None) -> None:
         """Send everything; `look(self)` is called after each slice of work."""
+        forwarder = Forwarder([Way(self.source, self.target, pace=self.pace, limit=self.limit)])
         while True:
-            left = self.limit - self.packets if self.limit else 0
-            forwarder = Forwarder([Way(self.source, self.target, pace=self.pace, limit=left)])
-            before = self.packets, self.bytes, self.batches, dict(self.drops)
+            before = self.packets
             while True:
                 running = forwarder.step()
-                self._count(forwarder, before)
+                self._count(forwarder)
                 if look is not None:
                     look(self)
                 if not running:
                     break
             self.done_loops += 1
-            nothing_came = self.packets == before[0]
             enough = self.loops and self.done_loops >= self.loops
             if (
                 enough
                 or (self.limit and self.packets >= self.limit)
-                or nothing_came
+                or self.packets == before
                 or self.target.tx[0].ended
             ):
                 return
             self.source.rewind()
+            forwarder.again()
 
-    def _count(self, forwarder: Forwarder, before: tuple[int, int, int, dict[str, int]]) -> None:
+    def _count(self, forwarder: Forwarder) -> None:
         counted = forwarder.counters()
-        self.packets = before[0] + counted["taken"]
-        self.bytes = before[1] + counted["taken_bytes"]
-        self.batches = before[2] + counted["batches"]
-        drops = forwarder.drops()
-        self.drops = {name: before[3].get(name, 0) + drops.get(name, 0) for name in {*before[3], *drops}}
+        self.packets, self.bytes, self.batches = (
+            counted[name] for name in ("taken", "taken_bytes", "batches")
+        )
+        self.drops = forwarder.drops()
 
 
 def run_replay(
@@ -91,6 +90,8 @@ def run_replay(
             while not target.wait_for_peer(0.2):
                 pass
             replay = Replay(source, target, pace, loops=loops, limit=limit)
+            # Compiled before the clock and the bar start, not while they run.
+            forward.prepare()
             began = time.monotonic()
             with _progress(source, loops) as look:
                 try:

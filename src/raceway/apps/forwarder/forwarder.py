@@ -141,6 +141,13 @@ class Forwarder:
                 port.service()
         return code != DONE
 
+    def again(self) -> None:
+        """Let ways that have ended run once more. Counters go on, and so do rates; recorded gaps begin anew."""
+        for direction in self.directions:
+            direction["ended"] = 0
+            if direction["pace"] == RECORDED:
+                direction["start"] = 0
+
     def run(self, after_slice: Callable[[Forwarder], bool | None] | None = None) -> None:
         """Work until every way has ended, or `after_slice` (called after each slice) returns False."""
         while self.step():
