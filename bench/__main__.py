@@ -9,16 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 
 from bench import filters, programs
 from bench.gaps import gap_errors
 from bench.peers import (
     Measurement,
-    PeerUnavailable,
     dpdk_memif,
     dpdk_ring,
     dpdk_ring_loop,
@@ -28,53 +27,11 @@ from bench.peers import (
     tcpreplay,
     versions,
 )
+from bench.row import Row
 from bench.slots import slots_a_second
+from bench.wire_rows import wire_rows
 
 HERE = Path(__file__).parent
-
-
-@dataclass
-class Row:
-    """One row: what, against whom, the figures of each round, and the ratio that was aimed at."""
-
-    work: str
-    peer: str
-    unit: str
-    goal: float | None
-    ours: list[float] = field(default_factory=list)
-    theirs: list[float] = field(default_factory=list)
-    better: str = "higher"
-    note: str = ""
-
-    @property
-    def ratio(self) -> float | None:
-        """How many times better raceway is: the median of the rounds' ratios."""
-        if not self.theirs:
-            return None
-        pairs = zip(self.ours, self.theirs, strict=True)
-        return median(a / b if self.better == "higher" else b / a for a, b in pairs)
-
-    def run(self, ours: Callable[[], float], theirs: Callable[[], Measurement] | None, rounds: int) -> Row:
-        """Measure in turn, and say what came out."""
-        for _ in range(rounds):
-            self.ours.append(ours())
-            if theirs is None:
-                continue
-            try:
-                self.theirs.append(theirs().value)
-            except PeerUnavailable as reason:
-                self.note = f"peer not measured: {reason}"
-                theirs, self.theirs = None, []
-        print(self.text(), flush=True)
-        return self
-
-    def text(self) -> str:
-        """The row as Markdown."""
-        ours = f"{median(self.ours):,.3g} {self.unit}" if self.ours else "-"
-        theirs = f"{median(self.theirs):,.3g} {self.unit}" if self.theirs else "-"
-        ratio = f"**{self.ratio:.2f}x**" if self.ratio else "-"
-        goal = f"{self.goal:g}x" if self.goal else "shown"
-        return f"| {self.work} | {self.peer} | {ours} | {theirs} | {ratio} | {goal} |"
 
 
 def main() -> None:
@@ -82,84 +39,108 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="times that each pair is measured (default 5)")
     parser.add_argument("--quick", action="store_true", help="one round, small counts, no growth curves")
+    parser.add_argument(
+        "--only",
+        metavar="WORD",
+        default="",
+        help="only rows with this word in their work, peer or group (memory, nic); writes no files",
+    )
     parser.add_argument("--json", action="store_true", help="the results as the last line of standard output")
     arguments = parser.parse_args()
+    # A shell lets what it starts in the background ignore Ctrl-C. Programs started here would inherit that, and Ctrl-C
+    # is how they are asked for their reports.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rounds = 1 if arguments.quick else arguments.rounds
     scale = 0.2 if arguments.quick else 1.0
     facts = versions()
     for name, value in facts.items():
         print(f"{name}: {value}")
     print("\n| work | peer | raceway | peer | ratio | goal |\n|---|---|---:|---:|---:|---:|")
-    rows = table(rounds, scale)
-    curves = {} if arguments.quick else growth()
-    seconds = programs.start_up()
-    for name, value in seconds.items():
-        print(f"{name}: {value:.2f} s")
-    results = {
+
+    def wanted(row: Row) -> bool:
+        return row.matches(arguments.only)
+
+    rows = table(rounds, scale, wanted) + wire_rows(rounds, 1.0 if arguments.quick else 2.0, wanted)
+    results: dict[str, object] = {
         "versions": facts,
         "rows": [asdict(row) | {"ratio": row.ratio} for row in rows],
-        "growth": curves,
-        "seconds": seconds,
-        "gap_errors_us": gap_errors(filters.DEMO),
     }
-    write(rows, results, seconds)
+    if arguments.only:
+        for line in notes(rows):
+            print(line)
+    else:
+        curves = {} if arguments.quick else growth()
+        seconds = programs.start_up()
+        for name, value in seconds.items():
+            print(f"{name}: {value:.2f} s")
+        results |= {"growth": curves, "seconds": seconds, "gap_errors_us": gap_errors(filters.DEMO)}
+        write(rows, results, seconds)
     if arguments.json:
         print(json.dumps(results))
 
 
-def table(rounds: int, scale: float) -> list[Row]:
-    """The rows, in the order in which they are shown."""
+def table(rounds: int, scale: float, wanted: Callable[[Row], bool]) -> list[Row]:
+    """The rows about memory, packet functions and files, in the order in which they are shown."""
     millions = 1e-6
-    rows = []
+    rows: list[Row] = []
+
+    def add(
+        row: Row, ours: Callable[[], float], theirs: Callable[[], Measurement] | None, rounds: int = rounds
+    ) -> None:
+        if wanted(row):
+            rows.append(row.run(ours, theirs, rounds))
+
     slots = int(200_000_000 * scale)
-    rows.append(
+    add(
         Row("16-byte slots through a pipe, two threads, batch 32", "DPDK `ring_perf_autotest`, SP/SC, bulk 32",
-            "M/s", 1.3).run(lambda: slots_a_second(32, 1024, slots) * millions, dpdk_ring, rounds)
+            "M/s", 1.3),
+        lambda: slots_a_second(32, 1024, slots) * millions, dpdk_ring,
     )  # fmt: skip
-    rows.append(
-        Row("the same", "the same `rte_ring`, a loop timed by the wall clock", "M/s", None).run(
-            lambda: slots_a_second(32, 1024, slots) * millions, lambda: dpdk_ring_loop(bulk=32), rounds
-        )
+    add(
+        Row("the same", "the same `rte_ring`, a loop timed by the wall clock", "M/s", None),
+        lambda: slots_a_second(32, 1024, slots) * millions,
+        lambda: dpdk_ring_loop(bulk=32),
     )
     packets = int(300_000_000 * scale)
-    rows.append(
-        Row(
-            "64-byte packets between two processes, pkt-gen tx to rx",
-            "DPDK memif (zero-copy), testpmd",
-            "Mpps",
-            3,
-        ).run(
-            lambda: programs.generator_pair(64, packets) * millions,
-            lambda: _in_millions(dpdk_memif()),
-            rounds,
-        )
-    )
+    add(
+        Row("64-byte packets between two processes, pkt-gen tx to rx", "DPDK memif (zero-copy), testpmd",
+            "Mpps", 3),
+        lambda: programs.generator_pair(64, packets) * millions,
+        lambda: _in_millions(dpdk_memif()),
+    )  # fmt: skip
     with filters.plain_demo() as capture:
         expression = filters.QUESTION.expression()
-        rows.append(
+        add(
             Row("five-tuple filter, header views, capture in memory", "libpcap `pcap_offline_filter`",
-                "ns/packet", 10, better="lower").run(
-                lambda: filters.function_cost(filters.web_of_the_server)[0],
-                lambda: libpcap_filter(capture, expression, cpu=0), rounds)
+                "ns/packet", 10, better="lower"),
+            lambda: filters.function_cost(filters.web_of_the_server)[0],
+            lambda: libpcap_filter(capture, expression, cpu=0),
         )  # fmt: skip
-        rows.append(
+        add(
             Row("the same with loads at fixed offsets, as libpcap's optimiser may", "libpcap `pcap_offline_filter`",
-                "ns/packet", None, better="lower").run(
-                lambda: filters.function_cost(filters.web_by_offsets)[0],
-                lambda: libpcap_filter(capture, expression, cpu=0), rounds)
+                "ns/packet", None, better="lower"),
+            lambda: filters.function_cost(filters.web_by_offsets)[0],
+            lambda: libpcap_filter(capture, expression, cpu=0),
         )  # fmt: skip
         for name, peer in (("dpkt", dpkt_match), ("Scapy", scapy_match)):
-            rows.append(
-                Row("the same function, interpreted", name, "ns/packet", None, better="lower").run(
-                    lambda: filters.function_cost(filters.web_of_the_server, interpreted=True)[0],
-                    lambda peer=peer: peer(capture, filters.QUESTION, seconds=1.0), 1)
-            )  # fmt: skip
-        rows.append(
-            Row("replay at top speed, a real capture", "tcpreplay -t on veth", "Mpps", None).run(
-                lambda: programs.replay_at_top_speed(capture, int(20_000_000 * scale)) * millions,
-                lambda: _in_millions(tcpreplay(capture)), min(rounds, 3))
-        )  # fmt: skip
+            add(
+                Row("the same function, interpreted", name, "ns/packet", None, better="lower"),
+                lambda: filters.function_cost(filters.web_of_the_server, interpreted=True)[0],
+                lambda peer=peer: peer(capture, filters.QUESTION, seconds=1.0),
+                1,
+            )
+        add(
+            Row("replay at top speed, a real capture", "tcpreplay -t on veth", "Mpps", None),
+            lambda: programs.replay_at_top_speed(capture, int(20_000_000 * scale)) * millions,
+            lambda: _in_millions(tcpreplay(capture)),
+            min(rounds, 3),
+        )
     return rows
+
+
+def notes(rows: list[Row]) -> list[str]:
+    """What is to be said of rows, a paragraph each."""
+    return [f"\n{row.work} ({row.peer}): {row.note}" for row in rows if row.note]
 
 
 def _in_millions(measured: Measurement) -> Measurement:
@@ -191,7 +172,7 @@ def write(rows: list[Row], results: dict[str, object], seconds: dict[str, float]
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     lines = ["| work | peer | raceway | peer | ratio | goal |", "|---|---|---:|---:|---:|---:|"]
     lines += [row.text() for row in rows]
-    lines += [f"\n{row.work} ({row.peer}): {row.note}" for row in rows if row.note]
+    lines += notes(rows)
     lines += ["", "| whole program | seconds |", "|---|---:|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in seconds.items()]
     gaps: dict[str, float] = results["gap_errors_us"]  # type: ignore[assignment]

@@ -23,7 +23,7 @@ from bench.peers.kernel_paths import parse_udp_ping
 from bench.peers.process import Console
 from bench.row import Row, contest
 from bench.source import packet
-from bench.stage import check_running, parse_snmp, rate, received_all, settled
+from bench.stage import check_running, delivered, parse_snmp, rate, received_all, settled
 from bench.wire_rows import _better, _judge_source
 from bench.wires import parse_report, round_trips
 
@@ -219,12 +219,23 @@ def test_program_that_has_ended_is_named_with_its_last_words() -> None:
             check_running(console)
 
 
+def test_what_xdp_has_given_to_sockets_is_added_up_over_queues() -> None:
+    statistics = {
+        "rx_queue_0_xdp_redirect": 5,
+        "rx_queue_0_xdp_redirect_errors": 9,
+        "rx_queue_1_xdp_redirect": 2,
+    }
+    assert delivered(statistics | {"rx_queue_0_drops": 3}) == 7
+    with pytest.raises(PeerUnavailable, match="lack xdp_redirect"):
+        delivered({"rx_packets": 1})
+
+
 def test_receiver_that_counts_more_or_far_less_than_it_was_given_is_refused() -> None:
     received_all("x", 1000, 1000)
     received_all("x", 1000, 1512)
-    for delivered in (999, 100_000):
-        with pytest.raises(PeerUnavailable, match=f"delivered {delivered}"):
-            received_all("x", 1000, delivered)
+    for given in (999, 100_000):
+        with pytest.raises(PeerUnavailable, match=f"delivered {given}"):
+            received_all("x", 1000, given)
 
 
 # -- rows ----------------------------------------------------------------------------------------------------

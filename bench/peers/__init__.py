@@ -8,6 +8,11 @@
     a filter over packets      libpcap's pcap_offline_filter, from C      libpcap_filter
                                dpkt and Scapy, from Python                dpkt_match, scapy_match
 
+Two modules are not imported here, because they use raceway's labs, and the rest of this package needs no raceway:
+
+    af_xdp         DPDK's af_xdp driver: dpdk_transmit, dpdk_receive, dpdk_forward, dpdk_echo
+    kernel_paths   udp_ping_pong, linux_bridge, tap_write, packet_send
+
 A peer that gives no figure raises `PeerUnavailable` and says why. Nothing outlives a call: no process, file,
 interface, namespace or shared memory. The README beside this file says what each figure means and how it
 could mislead.

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from raceway.apps.forwarder.forwarder import Forwarder, Way
+from raceway.apps.forwarder.loop import forward
 from raceway.apps.report import Ticker, final_report, introduce
 from raceway.errors import RacewayError
 from raceway.ports.names import PortKind, parse
-from raceway.ports.opening import open as open_port
+from raceway.ports.opening import open as open_port, prepare
 from raceway.ports.pcap.port import CapturePort
 from raceway.ports.port import Port
 
@@ -81,6 +82,7 @@ def run_bridge(
     json: bool = False,
 ) -> None:
     """Bridge two ports by name until both have ended, the limit is reached or Ctrl-C."""
+    _compile(first, second, *(() if interpreted else (forth, back)))
     with joined_ports(first, second) as (a, b):
         forwarder = Forwarder(ways_between(a, b, forth, back, interpreted=interpreted, limit=limit))
         how = (
@@ -111,6 +113,16 @@ def run_bridge(
         final_report("bridge", f"{a.name} {b.name}", _summary(forwarder, seconds), json=json)
         if failure is not None:
             raise failure
+
+
+def _compile(first: str, second: str, *functions: PacketFunction | None) -> None:
+    """All that is to be compiled, before a port is open: from then on a host may be waiting for its packets."""
+    forward.prepare()
+    for name in (first, second):
+        prepare(name)
+    for function in functions:
+        if function is not None:
+            function.native()
 
 
 def _settle(ports: tuple[Port, ...]) -> None:

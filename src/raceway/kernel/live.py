@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import threading
 import time
@@ -55,6 +56,8 @@ _FRAMES = 2048
 _LOOK = 0.005
 _ENOUGH, _QUIET = 100, 3
 """Frames in a `_LOOK` (seconds) below which a stream has dried up; and how many of those in a row end the run."""
+_AGAIN = 1.0
+"""Seconds after which what was refused may be asked for again."""
 _FOR_EVER = (1 << 31) - 1
 
 
@@ -65,7 +68,9 @@ class LiveFrames:
     frame, at most FRAME_LIMIT; insist: start for any frame. Raises OSError, PermissionNeededError, VerifierError.
     Made in the network namespace of the interface: its threads stay there.
 
-    refusal: why the kernel would not have a run the last time, "" if it did; lost: frames that it left behind then.
+    refusal: why the kernel would not have a run the last time, "" if it did; lost: frames that it left behind then, and
+    those that a driver did not take which had taken them before; needed: bytes of the longest frame that the interface
+    sends by now: there is no run while a frame has no room for that.
     """
 
     def __init__(self, index: int, *, longest: int, inject: bool = False, insist: bool = False) -> None:
@@ -74,6 +79,7 @@ class LiveFrames:
         self.index, self.inject, self.longest = index, inject, longest
         self.refusal = ""
         self.lost = 0
+        self.needed = longest
         self._program, self._control_map, self._frames_map = live_frames(
             _FRAMES, out_of=0 if inject else index
         )
@@ -153,6 +159,11 @@ class LiveFrames:
         frame = bytes(self.longest)
         context = xdp_context(self.longest, index=self.index if self.inject else 0)
         while True:
+            # Nobody tells when a device takes frames again.
+            again = _AGAIN if record["state"] == REFUSED and not record["insist"] else None
+            if not select.select([self._bell], [], [], again)[0]:
+                self.reconsider()
+                continue
             os.eventfd_read(self._bell)
             if self._closing and not self.waiting:
                 return
@@ -160,11 +171,31 @@ class LiveFrames:
             if self.refusal:
                 record["state"] = REFUSED
                 continue
+            sent, lost, accepted = self.sent, self.lost, self._accepted()
             record["state"] = RUNNING
             self._running.set()
             while not self._one_call(frame, context):
                 pass
             self._running.clear()
+            after = self._accepted()
+            vanished = (self.sent - sent) - (self.lost - lost) - (after - accepted)
+            if min(accepted, after) >= 0 and vanished > 0:
+                self.lost += vanished
+
+    def _accepted(self) -> int:
+        """Redirected frames that the driver has sent so far, or dropped, by its own counts; -1 if it has none. veth
+        has; and a frame for another end that has stopped wanting them is in neither."""
+        if self.inject:
+            return -1
+        try:
+            counted = self._network.statistics(self._network.interface(self.index).name)
+            dropped = self._network.link_counters(self.index)["tx_dropped"]
+        except (OSError, RacewayError):
+            return -1
+        sent = [
+            value for name, value in counted.items() if name.startswith("tx_") and name.endswith("_xdp_xmit")
+        ]
+        return sum(sent) + dropped if sent else -1
 
     def _one_call(self, frame: bytes, context: bytes) -> bool:
         """Make frames until a signal ends it; True if the run is over."""
@@ -194,6 +225,8 @@ class LiveFrames:
 
     def obstacle(self) -> str:
         """Why there can be no run now; "" if there can."""
+        if self.needed > self.longest:
+            return f"frames of up to {self.needed} bytes, and the live frames of this port have at most {self.longest}"
         return self._no_injection() if self.inject else self._no_transmission()
 
     def _no_injection(self) -> str:
@@ -229,6 +262,9 @@ class LiveFrames:
             seen, quiet = int(self._control["produced"]), 0
             while self.running and self._running.is_set() and not self._closing and quiet < _QUIET:
                 time.sleep(_LOOK)
+                self.refusal = self.obstacle()
+                if self.refusal:
+                    break
                 now = int(self._control["produced"])
                 quiet = quiet + 1 if now - seen < _ENOUGH else 0
                 seen = now

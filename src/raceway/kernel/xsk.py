@@ -113,6 +113,7 @@ class XskSocket:
         self.receives = receive > 0
         self.chains = True
         self._maps: dict[str, Any] = {}
+        self._statistics: dict[str, int] = {}
         self.record = np.zeros(1, dtype=XSK)
         self.socket = socket.socket(AF_XDP, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         try:
@@ -231,7 +232,9 @@ class XskSocket:
         memory[producer : producer + 4].view(np.uint32)[0] = len(buffers)
 
     def statistics(self) -> dict[str, int]:
-        """The kernel's own counters (struct xdp_statistics)."""
+        """The kernel's own counters (struct xdp_statistics); of a closed socket, what they were."""
+        if self.socket.fileno() < 0:
+            return self._statistics
         raw = self.socket.getsockopt(SOL_XDP, XDP_STATISTICS, 48)
         names = (
             "rx_dropped", "rx_invalid_descs", "tx_invalid_descs", "rx_ring_full", "rx_fill_ring_empty_descs",
@@ -240,7 +243,11 @@ class XskSocket:
         return dict(zip(names, struct.unpack(f"={len(raw) // 8}Q", raw), strict=False))
 
     def close(self) -> None:
-        """Give the queue back. What the rings held is nobody's any more."""
+        """Give the queue back. What the rings held is nobody's any more. May be called twice."""
+        try:
+            self._statistics = self.statistics()
+        except OSError:
+            pass  # Never bound.
         self.socket.close()
         self._maps.clear()
 

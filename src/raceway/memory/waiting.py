@@ -40,7 +40,9 @@ POLLRDHUP)."""
 NAP = 1_000_000
 """Nanoseconds to sleep at most while something waits for the kernel's room, of which nobody is told."""
 SOON = 2
-"""A Kring's `pending` when what is left will go within microseconds: yield, but do not sleep."""
+"""A Kring's `pending` when what is left will go in a fraction of a millisecond: `doze` before the next sync."""
+_DOZE = 60_000
+"""Nanoseconds. With a timer's usual slack of 50,000 a quarter of what it takes to empty a full array of live frames."""
 
 SPINS, YIELDS = (2, 4) if INTERPRETED else (200, 400)
 """Syncs that bring nothing before a loop yields, and after that before it sleeps. Interpreted, who spins keeps the
@@ -99,3 +101,11 @@ def idle(rounds: int) -> None:
     """What to do after so many syncs in a row that brought nothing, before it is time to sleep."""
     if rounds > SPINS:
         access.sched_yield()
+
+
+@inner
+def doze(scratch: int) -> None:
+    """Leave the processor to whoever works off what is pending."""
+    Scratch(scratch).seconds = 0
+    Scratch(scratch).nanoseconds = _DOZE
+    access.clock_nanosleep(CLOCK_MONOTONIC, 0, scratch, 0)

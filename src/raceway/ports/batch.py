@@ -14,6 +14,7 @@ import numpy as np
 
 from raceway.errors import EndOfStream, RacewayError
 from raceway.memory.layout import METADATA, MORE_FRAGMENTS
+from raceway.memory.waiting import SOON
 
 if TYPE_CHECKING:
     from raceway.compile.packet import Packet
@@ -206,6 +207,9 @@ def send(port: Port, ring: PortRing, packets: Iterable[Any], timeout: float | No
             if left is not None and left <= 0:
                 break
             port._wait_for_space(ring, left)
+    while ring._kring["pending"] == SOON and (deadline is None or time.monotonic() < deadline):
+        # It goes within microseconds, if somebody syncs; and who waits for an answer now, only receives.
+        port.txsync()
     return sent
 
 

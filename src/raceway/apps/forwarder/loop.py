@@ -36,6 +36,7 @@ from raceway.memory.waiting import (
     arm,
     clock,
     disarm,
+    doze,
     idle,
     sleep,
 )
@@ -379,19 +380,19 @@ def forward(address: int) -> int:
             if wake > state.now:
                 _sleep_until(wake if wake < deadline else deadline, scratch)
             continue
+        unsent = _push(state)
+        if unsent == SOON:
+            doze(scratch)
+            state.now = clock(CLOCK_MONOTONIC, scratch)
+            if state.now > deadline:
+                break
+            continue
         if rounds < SPINS + YIELDS:
             idle(rounds)
             if rounds & 63 == 0:
                 state.now = clock(CLOCK_MONOTONIC, scratch)
                 if state.now > deadline:
                     break
-            continue
-        unsent = _push(state)
-        if unsent == SOON:
-            idle(rounds)
-            state.now = clock(CLOCK_MONOTONIC, scratch)
-            if state.now > deadline:
-                break
             continue
         if armed == 0:
             armed = 1

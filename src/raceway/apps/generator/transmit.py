@@ -25,6 +25,7 @@ from raceway.memory.waiting import (
     arm,
     clock,
     disarm,
+    doze,
     idle,
     sleep,
 )
@@ -172,11 +173,11 @@ def transmit_packets(address: int) -> int:
             fresh = 0
         rounds += 1
         unsent = most_pending(transmit.rings, transmit.ring_count)
-        if unsent == SOON and rounds > SPINS:
+        if unsent == SOON:
             now = clock(CLOCK_MONOTONIC, scratch)
             if now >= end:
                 break
-            idle(rounds)
+            doze(scratch)
         elif armed != 0:
             now = clock(CLOCK_MONOTONIC, scratch)
             hung_up = 0

@@ -117,7 +117,7 @@ class HostPort(TapPort):
             return
         live = LiveFrames(self.interface.index, longest=FRAME_LIMIT, inject=True, insist=insist)
         self._live = live
-        live.record[0]["longest"] = longest
+        live.record[0]["longest"] = live.needed = longest
         if insist and (reason := live.obstacle()):
             raise XdpModeError(f"{self.name}: live frames cannot be had: {reason}")
         for record in self._records:
@@ -126,10 +126,13 @@ class HostPort(TapPort):
     # -- while it is open ----------------------------------------------------------------------------------
 
     def service(self) -> None:
-        """Look after the interface and the device; let live frames have another try."""
+        """Look after the interface and the device."""
         if self._watch is not None and self._watch.news():
             self._take_news()
         super().service()
+        live = self._live
+        if live is not None and live.refusal and self.host_options.transmit == "live":
+            raise XdpModeError(f"{self.name}: live frames cannot be had: {live.refusal}")
         now = time.monotonic()
         if now < self._next_check:
             return
@@ -139,11 +142,6 @@ class HostPort(TapPort):
             raise InterfaceError(
                 f"{self.name}: {device}, the device that serves the host rings, is down; ip link set {device} up"
             )
-        live = self._live
-        if live is not None:
-            if live.refusal and self.host_options.transmit == "live":
-                raise XdpModeError(f"{self.name}: live frames cannot be had: {live.refusal}")
-            live.reconsider()
 
     def _take_news(self) -> None:
         """The interface may be another than it was: perhaps its MTU."""
@@ -159,19 +157,12 @@ class HostPort(TapPort):
         longest = self.interface.mtu + _ADDED
         for record in self._records:
             record["limit"] = longest
-        if self._live is None:
-            return
-        if longest <= FRAME_LIMIT:
-            self._live.record[0]["longest"] = longest
-            return
-        if self.host_options.transmit == "live":
-            raise XdpModeError(
-                f"{self.name}: live frames have at most {FRAME_LIMIT} bytes, and the MTU is {self.interface.mtu} now"
-            )
-        for record in self._records:
-            record["live"] = 0
-        self._live.close()
-        self._live = None
+        if self._live is not None and self._live.needed != longest:
+            self._live.record[0]["longest"] = min(longest, FRAME_LIMIT)
+            self._live.needed = longest
+            self._live.reconsider()
+            if self.host_options.transmit == "live":
+                self._live.refusal = self._live.obstacle()
 
     def descriptors(self) -> list[Watch]:
         watches = super().descriptors()

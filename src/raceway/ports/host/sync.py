@@ -52,7 +52,7 @@ def _by_live_frames(kring: Kring, ring: Ring, host: Host, count: int) -> None:
     taken = 0
     kring.pending = 0
     if whole != 0:
-        if live_state(host.live) == RUNNING:
+        if live_state(host.live) == RUNNING and host.limit <= Live(host.live).longest:
             taken = live_transmit(kring, host, whole)
         else:
             live_start(host.live)

@@ -43,7 +43,7 @@ def open_interface(name: str, parsed: PortName, geometry: Geometry, region: Regi
     try:
         return NicPort(name, parsed.port, geometry, region, options)
     except XdpModeError:
-        if options.mode:
+        if options.mode or options.transmit == "live":
             raise
         return _open_packet(name, parsed, geometry, region, options)
     except OSError as error:

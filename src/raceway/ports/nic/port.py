@@ -176,6 +176,9 @@ class NicPort(Port):
             attempts = [True]
         for zero_copy in attempts:
             try:
+                if zero_copy and self._cannot("zero-copy"):
+                    # To try takes as long as all the rest: the memory is registered for each attempt.
+                    raise OSError(errno.EOPNOTSUPP, "the driver says so")
                 for queue in queues:
                     self.sockets.append(self._socket(queue, zero_copy))
             except OSError as error:
@@ -193,6 +196,11 @@ class NicPort(Port):
                 continue
             self.mode = "zero-copy" if zero_copy else "copy" if self._in_driver else "generic"
             return
+
+    def _cannot(self, feature: str) -> bool:
+        """Whether the driver says that it has no such thing (`Network.xdp_features`)."""
+        told = self._network.xdp_features(self.interface.index)
+        return told is not None and feature not in told[0]
 
     def _socket(self, queue: int, zero_copy: bool) -> XskSocket:
         geometry = self.geometry
@@ -272,14 +280,13 @@ class NicPort(Port):
 
     def _take_news(self) -> None:
         """The interface is another than it was: perhaps its MTU."""
-        found = self._network.interface(self.interface.index)
-        if self._live is not None:
-            self._live.reconsider()
-        if found.mtu == self.interface.mtu:
-            return
-        self.interface = found
+        self.interface = self._network.interface(self.interface.index)
+        longest = _longest(self.interface.mtu)
         for socket in self.sockets:
-            socket.record["longest"] = _longest(found.mtu)
+            socket.record["longest"] = longest
+        if self._live is not None:
+            self._live.needed = longest
+            self._live.reconsider()
 
     def descriptors(self) -> list[Watch]:
         watches = [Watch(socket.socket.fileno(), PACKETS) for socket in self.sockets if socket.receives]
@@ -290,10 +297,13 @@ class NicPort(Port):
     def drops(self) -> dict[str, int]:
         """`too_long`: more than the interface's MTU; `empty`: less than an Ethernet header, or with an empty part;
         `ring_full`, `no_buffer`, `bad_frame`: the kernel had a packet for a ring that was full, for which the ring had
-        no buffer, or that did not fit; `refused`: descriptors that the kernel would not send."""
+        no buffer, or that did not fit; `refused`: descriptors that the kernel would not send; `lost`: live frames that
+        the device did not take, as a veth's other end stopped wanting them."""
         found: dict[str, int] = {}
+        if self._live is not None and self._live.lost:
+            found["lost"] = self._live.lost
         for socket in self.sockets:
-            kernel = socket.statistics() if socket.socket.fileno() >= 0 else {}
+            kernel = socket.statistics()
             for name, count in (
                 ("too_long", int(socket.record[0]["too_long"])),
                 ("empty", int(socket.record[0]["empty"])),

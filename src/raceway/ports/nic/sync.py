@@ -30,7 +30,7 @@ from raceway.ports.nic.finish import finish_arrivals
 
 _DONTWAIT = 0x40
 _CONTINUED, _NEED_WAKEUP = 1, 1
-_EAGAIN = 11
+_EAGAIN, _EBUSY = 11, 16
 _KICKS = 64
 """System calls that one sync makes at most: the kernel sends 32 frames a call."""
 _BUSY = 250
@@ -153,7 +153,7 @@ def _transmit(kring: Kring, ring: Ring, xsk: Xsk, handed: int) -> int:
     elif count != 0:
         if live_state(xsk.live) != RUNNING:
             live_start(xsk.live)
-        elif kring.pending == 0:
+        elif kring.pending == 0 and xsk.longest <= Live(xsk.live).longest:
             taken = live_transmit(kring, xsk, count)
             # What was copied is free at once, in whatever slots come first: some may still be with the socket.
             _spare(kring, xsk, taken)
@@ -264,7 +264,9 @@ def _kick(xsk: Xsk) -> int:
         xsk.kicks += 1
         if sendto(xsk.descriptor, 0, 0, _DONTWAIT, 0, 0) < 0:
             code = errno()
-            if code == _EAGAIN and _ahead(xsk.tx_at, load_acquire32(xsk.tx_consumer)) < left:
+            went = left - _ahead(xsk.tx_at, load_acquire32(xsk.tx_consumer))
+            # EBUSY: it took one packet, and the device dropped it (and counted that), as without a carrier.
+            if went > 0 and code in (_EAGAIN, _EBUSY):
                 continue
             # No room in the device, or no completion free: time heals it. A device that is down is Python's.
             return 1
