@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import select
 import signal
@@ -335,3 +336,20 @@ def test_another_user_has_a_name_space_of_its_own(pipe_name):
     from raceway.ports.pipe.rendezvous import _address
 
     assert f"/{os.geteuid()}/".encode() in _address("x/1", "{")
+
+
+def test_a_closed_ports_memory_goes_with_the_last_reference_to_it(pipe_name):
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count("raceway-region")
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = mapped()
+        for name in (pipe_name + "{1", "null:"):
+            with raceway.open(name) as port:
+                port.sync()
+        del port
+        assert mapped() == before
+    finally:
+        gc.enable()

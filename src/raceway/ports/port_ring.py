@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raceway.errors import RingError
+from raceway.errors import RacewayError, RingError
 from raceway.memory import ring as codes
 from raceway.memory.layout import MORE_FRAGMENTS, SLOT
 
@@ -23,7 +24,8 @@ class PortRing:
 
     def __init__(self, port: Port, offset: int, kring: Any, address: int) -> None:
         region = port.region
-        self.port, self._kring, self.address = port, kring, address
+        # Weakly: a closed port's memory must go when the last reference to it goes, not when cycles are collected.
+        self._port, self._kring, self.address = weakref.ref(port), kring, address
         record = region.ring(offset)
         self._record = record
         self.number, self.transmit = int(record["number"]), bool(record["transmit"])
@@ -45,6 +47,14 @@ class PortRing:
         kring["highest_length"] = kring["highest_offset"] = region.buffer_size
         kring["highest_flags"] = np.iinfo(np.int32).max
         record["pid"] = os.getpid()
+
+    @property
+    def port(self) -> Port:
+        """The port that the ring is of. RacewayError if nobody has that any more."""
+        port = self._port()
+        if port is None:
+            raise RacewayError("the port of this ring is gone: keep the port as long as you use its rings")
+        return port
 
     def __repr__(self) -> str:
         return f"<{self.name}: head {self.head} cur {self.cur} tail {self.tail} of {self.size}>"

@@ -193,5 +193,7 @@ class PipePort(Port):
     def _close(self) -> None:
         if self._meeting is not None:
             self._meeting.close()
+            # It would keep this port, and the region, until cycles are collected.
+            self._meeting.on_connect = None
         if self._peer_bell >= 0:
             os.close(self._peer_bell)
