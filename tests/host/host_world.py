@@ -1,5 +1,5 @@
-"""What tests of host rings share: two hosts joined by a veth pair, `a` whose host rings are opened and `b`, which is the
-world outside; frames between them by hand; and what the kernel says about its interfaces, to see that nothing changed.
+"""What tests of host rings share: two hosts joined by a veth pair, `a` whose host rings are opened and `b`, the world
+outside; frames between them by hand; and what the kernel says about its interfaces, to see that nothing changed.
 """
 
 from __future__ import annotations
@@ -212,10 +212,12 @@ def nature(lab: Lab, host: str = "a") -> dict[str, Any]:
 
 
 @contextmanager
-def bridge(lab: Lab, *names: str, host: str = "a", seconds: float = 120) -> Iterator[subprocess.Popen[str]]:
+def bridge(
+    lab: Lab, *names: str, host: str = "a", more: tuple[str, ...] = (), seconds: float = 120
+) -> Iterator[subprocess.Popen[str]]:
     """`raceway bridge` at a host, once it runs; what is said later can be read from its stdout."""
     pair = names or (f"netmap:{lab.interface(host)}", f"netmap:{lab.interface(host)}^")
-    command = [*RACEWAY, "bridge", "-i", pair[0], "-i", pair[1]]
+    command = [*RACEWAY, "bridge", "-i", pair[0], "-i", pair[1], *more]
     child = lab.popen(host, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         said = ""

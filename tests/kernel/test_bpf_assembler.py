@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from bpf_harness import needs_bpf, run_xdp
 from hypothesis import given, settings, strategies as st
 
+from bpf_harness import needs_bpf, run_xdp
 from raceway.kernel.bpf.assembler import R0, R1, R2, R3, R4, R5, R6, R10, Assembler, Register
 from raceway.kernel.bpf.maps import Map
 from raceway.kernel.bpf.programs import Program

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from bpf_harness import Namespace, child, namespace, needs_ip
 
+from bpf_harness import Namespace, child, namespace, needs_ip
 from raceway.errors import NoSuchInterfaceError, PortBusyError
 from raceway.kernel.bpf.assembler import R0, R1, R2, Assembler
 from raceway.kernel.bpf.links import Link, attach_tcx, attach_xdp, links

@@ -9,8 +9,8 @@ import os
 
 import numpy as np
 import pytest
-from bpf_harness import needs_bpf, run_xdp
 
+from bpf_harness import needs_bpf, run_xdp
 from raceway.kernel.bpf.assembler import R0, R1, R2, Assembler
 from raceway.kernel.bpf.maps import Map
 from raceway.kernel.bpf.system import MAP_MMAPABLE, UPDATE_EXISTING_ONLY, UPDATE_NEW_ONLY, MapKind

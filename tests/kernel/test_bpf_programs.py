@@ -6,8 +6,8 @@ import signal
 import threading
 
 import pytest
-from bpf_harness import needs_bpf
 
+from bpf_harness import needs_bpf
 from raceway.kernel.bpf.assembler import R0, R1, R2, R3, R6, R9, R10, Assembler
 from raceway.kernel.bpf.maps import Map
 from raceway.kernel.bpf.programs import Program, program_info, xdp_context

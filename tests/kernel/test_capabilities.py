@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from bpf_harness import child, namespace, needs_ip
 
+from bpf_harness import child, namespace, needs_ip
 from raceway.errors import PermissionNeededError, RacewayError
 from raceway.kernel.capabilities import effective, missing, refused
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import raceway
 from frame_check import ADDRESSES
+from raceway.apps.forwarder.forwarder import Forwarder
 from raceway.apps.lab import Lab
 from raceway.kernel.interface import Network
 from raceway.ports.port import Port
 
 KIND = b"\x88\xb5"
 """The EtherType of a local experiment (IEEE 802)."""
-_SO_RCVBUFFORCE = 33
+SO_RCVBUFFORCE = 33
 
 
 def open_at(lab: Lab, host: str, suffix: str = "", towards: str | None = None, **options: Any) -> Port:
@@ -49,6 +50,16 @@ def collect(port: Port, count: int, seconds: float = 20, kind: bytes = KIND) -> 
     return found
 
 
+def forwarded(forwarder: Forwarder, sink: Port, count: int, seconds: float = 20) -> list[bytes]:
+    """Let a forwarder work until `count` frames have come out, and those."""
+    found: list[bytes] = []
+    deadline = time.monotonic() + seconds
+    while len(found) < count and time.monotonic() < deadline:
+        forwarder.step(1_000_000)
+        found += sink.receive(0).to_bytes()
+    return found
+
+
 def until(condition: Callable[[], Any], seconds: float = 10) -> bool:
     """Wait for a condition; False if it does not come true."""
     deadline = time.monotonic() + seconds
@@ -65,7 +76,7 @@ def raw_socket(lab: Lab, host: str, towards: str | None = None) -> Iterator[sock
     with lab.inside(host):
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     with raw:
-        raw.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 16 << 20)
+        raw.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
         with lab.inside(host):
             raw.bind((lab.interface(host, towards), 3))
         raw.settimeout(5)

@@ -10,10 +10,10 @@ import threading
 import time
 
 import pytest
-from nic_world import collect, frame, open_at, raw_socket
 
 import raceway
 from labs import lab as lab, needs_root
+from nic_world import collect, frame, open_at, raw_socket
 from raceway.apps.forwarder.forwarder import Forwarder, Way
 from raceway.errors import InterfaceError
 

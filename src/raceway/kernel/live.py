@@ -44,10 +44,14 @@ LIVE = lines(
         ("bell", "<i8"),
         ("insist", "<i8"),
         ("longest", "<i8"),
+        ("slower", "<i8"),
+        ("not_before", "<i8"),
     ],
 )
 """What the data plane knows of a live run. state: see above; control, frames: addresses; mask: frames - 1; bell: an
-eventfd that starts it; insist: nothing goes another way; longest: bytes of the longest frame."""
+eventfd that starts it; insist: nothing goes another way; longest: bytes of the longest frame; slower: packets a second
+that went the slower way when the run was asked for; not_before: the time on CLOCK_MONOTONIC, in nanoseconds, before
+which it is not to be asked for again."""
 Live = structure("Live", LIVE)
 
 FLUSHED = 64
@@ -58,6 +62,11 @@ _ENOUGH, _QUIET = 100, 3
 """Frames in a `_LOOK` (seconds) below which a stream has dried up; and how many of those in a row end the run."""
 _AGAIN = 1.0
 """Seconds after which what was refused may be asked for again."""
+_SETTLE, _TRIAL, _GAIN = 0.02, 0.06, 1.2
+"""Seconds after which a run is measured, and for how long, and what it must be worth: times the slower way's rate. It
+takes a processor for itself, and where none is to spare, or nobody sends more than the slower way takes, it loses."""
+_PATIENCE, _MOST_PATIENCE = 2.0, 32.0
+"""Seconds until the next trial after the first that lost; twice as long after each further one, up to the second."""
 _FOR_EVER = (1 << 31) - 1
 
 
@@ -95,6 +104,7 @@ class LiveFrames:
         self._closing = False
         self._running = threading.Event()
         self._calling = False
+        self._patience = _PATIENCE
         self._lock = threading.Lock()
         self._network = Network()
         _install_handler()
@@ -259,6 +269,8 @@ class LiveFrames:
         """The watcher's thread: ends the call when the stream has dried up."""
         while True:
             self._running.wait()
+            if self._loses():
+                self.stop()
             seen, quiet = int(self._control["produced"]), 0
             while self.running and self._running.is_set() and not self._closing and quiet < _QUIET:
                 time.sleep(_LOOK)
@@ -278,6 +290,29 @@ class LiveFrames:
                 time.sleep(0.001)
             if self._closing and not self._runner.is_alive():
                 return
+
+    def _loses(self) -> bool:
+        """Measure the run that has begun against the way that it replaced; True if that was nearly as good."""
+        record = self.record[0]
+        slower = int(record["slower"])
+        if record["insist"] or not slower:
+            return False
+        self._nap(_SETTLE)
+        began, before = time.monotonic(), self.sent
+        self._nap(_TRIAL)
+        rate = (self.sent - before) / max(time.monotonic() - began, 1e-9)
+        if rate >= _GAIN * slower:
+            self._patience = _PATIENCE
+            return False
+        record["not_before"] = time.monotonic_ns() + int(self._patience * 1e9)
+        self._patience = min(2 * self._patience, _MOST_PATIENCE)
+        return True
+
+    def _nap(self, seconds: float) -> None:
+        """Sleep so long, or until the run or the port ends."""
+        deadline = time.monotonic() + seconds
+        while self.running and not self._closing and time.monotonic() < deadline:
+            time.sleep(_LOOK)
 
     def close(self, patience: float = 1.0) -> None:
         """End the run when the array is empty, or after `patience` seconds."""

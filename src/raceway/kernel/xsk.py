@@ -18,6 +18,7 @@ import errno
 import os
 import socket
 import struct
+import time
 import weakref
 from typing import Any
 
@@ -40,6 +41,8 @@ XDP_MMAP_OFFSETS, XDP_RX_RING, XDP_TX_RING, XDP_UMEM_REG, XDP_FILL_RING, XDP_COM
 )
 XDP_STATISTICS, XDP_OPTIONS, XDP_MAX_TX_SKB_BUDGET = 7, 8, 9
 XDP_SHARED_UMEM, XDP_COPY, XDP_ZEROCOPY, XDP_USE_NEED_WAKEUP, XDP_USE_SG = 1, 2, 4, 8, 16
+_PATIENCE = 0.5
+"""Seconds to wait for a queue that is being given back."""
 _OFFSETS = {"rx": 0, "tx": 0x80000000, "fill": 0x100000000, "completion": 0x180000000}
 SO_PREFER_BUSY_POLL, SO_BUSY_POLL, SO_BUSY_POLL_BUDGET = 69, 46, 70
 
@@ -255,9 +258,13 @@ class XskSocket:
 def bind(descriptor: socket.socket, flags: int, index: int, queue: int, shared: int = 0) -> None:
     """bind(2) to a struct sockaddr_xdp, of which Python's socket module does not know."""
     address = struct.pack("=HHIII", AF_XDP, flags, index, queue, shared)
-    if _libc.bind(descriptor.fileno(), address, len(address)) < 0:
+    deadline = time.monotonic() + _PATIENCE
+    while _libc.bind(descriptor.fileno(), address, len(address)) < 0:
         code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+        # Who has just closed a queue's socket, or was killed, still has the queue until a kernel thread gives it back.
+        if code != errno.EBUSY or time.monotonic() > deadline:
+            raise OSError(code, os.strerror(code))
+        time.sleep(0.001)
 
 
 def _power_of_two(slots: int) -> int:

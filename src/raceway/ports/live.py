@@ -70,7 +70,8 @@ def live_wanted(stream: Any, scratch: int, count: int, busy: int) -> None:
         return
     if stream.window_packets * _WINDOW >= passed * busy:
         stream.busy_windows += 1
-        if stream.busy_windows > 1:
+        if stream.busy_windows > 1 and now >= Live(stream.live).not_before:
+            Live(stream.live).slower = stream.window_packets * 1_000_000_000 // passed
             live_start(stream.live)
     else:
         stream.busy_windows = 0

@@ -167,6 +167,10 @@ class Port:
         """Packets that ended at this port without being delivered, by the drop's name."""
         return {}
 
+    def check_source(self, source: Port) -> None:
+        """Raise RacewayError if packets that `source` receives must not be handed on to this port, as they would come
+        back from there."""
+
     def descriptors(self) -> list[Watch]:
         """What to sleep on besides the port's own bell, and what its being ready means."""
         return []

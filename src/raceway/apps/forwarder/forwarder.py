@@ -99,6 +99,7 @@ class Forwarder:
             raise RacewayError(f"{way.source.name}: nothing can be received from this port")
         if not way.target.tx:
             raise RacewayError(f"{way.target.name}: nothing can be sent to this port")
+        way.target.check_source(way.source)
         record = self.directions[index]
         record["source"] = way.source.state.ctypes.data
         record["target"] = way.target.state.ctypes.data

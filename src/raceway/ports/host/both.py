@@ -84,6 +84,9 @@ class NicAndHostPort(Port):
             found[name if name.startswith("host_") else f"host_{name}"] = count
         return found
 
+    def check_source(self, source: Port) -> None:
+        self.host.check_source(source)
+
     def descriptors(self) -> list[Watch]:
         return [*self.nic.descriptors(), *self.host.descriptors()]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from raceway.errors import InterfaceError
+from raceway.errors import InterfaceError, RacewayError
 from raceway.kernel.host_path import HostPath
 from raceway.kernel.interface import Interface, Network
 from raceway.kernel.live import LiveFrames
@@ -25,7 +25,8 @@ from raceway.ports.geometry import RINGS_LIMIT, Geometry
 from raceway.ports.host.records import Host
 from raceway.ports.host.sync import host_sync
 from raceway.ports.interface_watch import InterfaceWatch
-from raceway.ports.port import Watch
+from raceway.ports.packet.port import PacketPort
+from raceway.ports.port import Port, Watch
 from raceway.ports.tap.port import LOOK, TapPort
 
 WAYS = ("live", "tap")
@@ -67,7 +68,8 @@ class HostPort(TapPort):
     ) -> None:
         self.host_options = options or HostOptions()
         self.notes: list[str] = []
-        self._live: LiveFrames | None = None
+        # One for each transmit ring: a ring's packets keep their order, several rings use several processors.
+        self._lives: list[LiveFrames] = []
         self._watch: InterfaceWatch | None = None
         self._path: HostPath | None = None
         self._next_check = 0.0
@@ -115,12 +117,13 @@ class HostPort(TapPort):
                 raise XdpModeError(f"{self.name}: live frames cannot be had: {reason}")
             self.notes.append(f"live frames: {reason}")
             return
-        live = LiveFrames(self.interface.index, longest=FRAME_LIMIT, inject=True, insist=insist)
-        self._live = live
-        live.record[0]["longest"] = live.needed = longest
-        if insist and (reason := live.obstacle()):
-            raise XdpModeError(f"{self.name}: live frames cannot be had: {reason}")
-        for record in self._records:
+        # The first records are the transmit rings'.
+        for record, _ in zip(self._records, self.tx, strict=False):
+            live = LiveFrames(self.interface.index, longest=FRAME_LIMIT, inject=True, insist=insist)
+            self._lives.append(live)
+            live.record[0]["longest"] = live.needed = longest
+            if insist and (reason := live.obstacle()):
+                raise XdpModeError(f"{self.name}: live frames cannot be had: {reason}")
             record["live"] = live.address
 
     # -- while it is open ----------------------------------------------------------------------------------
@@ -130,9 +133,9 @@ class HostPort(TapPort):
         if self._watch is not None and self._watch.news():
             self._take_news()
         super().service()
-        live = self._live
-        if live is not None and live.refusal and self.host_options.transmit == "live":
-            raise XdpModeError(f"{self.name}: live frames cannot be had: {live.refusal}")
+        for live in self._lives:
+            if live.refusal and self.host_options.transmit == "live":
+                raise XdpModeError(f"{self.name}: live frames cannot be had: {live.refusal}")
         now = time.monotonic()
         if now < self._next_check:
             return
@@ -157,12 +160,24 @@ class HostPort(TapPort):
         longest = self.interface.mtu + _ADDED
         for record in self._records:
             record["limit"] = longest
-        if self._live is not None and self._live.needed != longest:
-            self._live.record[0]["longest"] = min(longest, FRAME_LIMIT)
-            self._live.needed = longest
-            self._live.reconsider()
+        for live in self._lives:
+            if live.needed == longest:
+                continue
+            live.record[0]["longest"] = min(longest, FRAME_LIMIT)
+            live.needed = longest
+            live.reconsider()
             if self.host_options.transmit == "live":
-                self._live.refusal = self._live.obstacle()
+                live.refusal = live.obstacle()
+
+    def check_source(self, source: Port) -> None:
+        """AF_PACKET sees everything that arrives on the interface, so also what is sent to its host here."""
+        if isinstance(source, PacketPort) and source.index == self.interface.index:
+            called = self.interface.name
+            raise RacewayError(
+                f"{self.name}: {source.name} reads {called} by AF_PACKET, which would get every packet that is sent to "
+                "the host once more, without end; between a NIC and its host there must be AF_XDP "
+                f"(raceway doctor {called} says what keeps it from being had)"
+            )
 
     def descriptors(self) -> list[Watch]:
         watches = super().descriptors()
@@ -182,15 +197,14 @@ class HostPort(TapPort):
             found["host_queue_full"] = full
         if empty := sum(int(record["empty"]) for record in self._records):
             found["invalid"] = found.get("invalid", 0) + empty
-        if self._live is not None and self._live.lost:
-            found["lost"] = self._live.lost
+        if lost := sum(live.lost for live in self._lives):
+            found["lost"] = lost
         return found
 
     @property
     def transmits_by(self) -> str:
-        """How packets go to the host at this moment: "live" or "tap"."""
-        live = self._live
-        return "live" if live is not None and (live.running or live.record[0]["insist"]) else "tap"
+        """How packets go to the host at this moment: "live" if those of any ring do, or "tap"."""
+        return "live" if any(live.running or live.record[0]["insist"] for live in self._lives) else "tap"
 
     @property
     def description(self) -> str:
@@ -214,7 +228,7 @@ class HostPort(TapPort):
             while ring._kring["pending"] or ring.head != ring._kring["head"]:
                 if self.adapter(ring.address) < 0 or time.monotonic() > deadline:
                     break
-        while self._live is not None and self._live.waiting and time.monotonic() < deadline:
+        while any(live.waiting for live in self._lives) and time.monotonic() < deadline:
             time.sleep(0.0001)
 
     # -- the end -------------------------------------------------------------------------------------------
@@ -230,8 +244,8 @@ class HostPort(TapPort):
             self._let_go()
 
     def _let_go(self) -> None:
-        if self._live is not None:
-            self._live.close()
+        for live in self._lives:
+            live.close()
         for part in (self._path, self._watch, self._network):
             if part is not None:
                 part.close()

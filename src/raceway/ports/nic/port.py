@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import errno
 import time
+import warnings
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -54,6 +56,7 @@ class NicPort(Port):
     """
 
     adapter = nic_sync
+    _opened = False
 
     def __init__(
         self,
@@ -79,8 +82,12 @@ class NicPort(Port):
                 name,
                 replace(
                     geometry,
-                    receive_rings=_count(geometry.receive_rings, queues, self.interface.receive_queues),
-                    transmit_rings=_count(geometry.transmit_rings, queues, self.interface.transmit_queues),
+                    receive_rings=self._count(
+                        name, geometry.receive_rings, queues, self.interface.receive_queues
+                    ),
+                    transmit_rings=self._count(
+                        name, geometry.transmit_rings, queues, self.interface.transmit_queues
+                    ),
                 ),
                 region,
             )
@@ -91,6 +98,7 @@ class NicPort(Port):
             self._watch = InterfaceWatch(name, self.interface.index, self.interface.name)
             self._make_rings()
             self._open(queues)
+            self._opened = True
         except BaseException:
             self.close()
             raise
@@ -104,6 +112,16 @@ class NicPort(Port):
                 f"{name}: {self.interface.name} has no queue {self.options.queue}; it has {there}, counted from 0"
             )
         return [self.options.queue]
+
+    def _count(self, name: str, wanted: int | None, queues: list[int], there: int) -> int:
+        """How many rings: as many as there are queues, or none if none are wanted."""
+        count = len([queue for queue in queues if queue < there])
+        if wanted not in (None, 0, count):
+            raise ValueError(
+                f"{name}: {wanted} rings: {self.interface.name} has {there} queues, and each of those is a ring pair; "
+                f"expected {count} or none given, or {self.interface.name}-N for queue N alone"
+            )
+        return 0 if wanted == 0 else count
 
     def _open(self, queues: list[int]) -> None:
         if not self.interface.up:
@@ -263,10 +281,8 @@ class NicPort(Port):
                 self._transmit_krings[tx]["adapter"] = record.ctypes.data
                 tx += 1
         # Buffers stand in the kernel's rings now as well, so a lost one cannot be told from one that is there.
-        self.region.sharers.append(self._holds_buffers)
-
-    def _holds_buffers(self) -> bool:
-        return not self.closed
+        itself = weakref.ref(self)
+        self.region.sharers.append(lambda: (port := itself()) is not None and not port.closed)
 
     # -- while it is open ----------------------------------------------------------------------------------
 
@@ -364,6 +380,12 @@ class NicPort(Port):
     def _always_ready(self) -> bool:
         return False
 
+    def __del__(self) -> None:
+        # The threads of live frames would go on for ever, and the interface would stay taken.
+        if self._opened and not self.closed:
+            self.close()
+            warnings.warn(f"{self.name} was not closed", ResourceWarning, source=self, stacklevel=1)
+
     def _close(self) -> None:
         try:
             if self.sockets and self._watch is not None and self._watch.state == "up":
@@ -374,11 +396,6 @@ class NicPort(Port):
             for part in (self._link, self._map, *self.sockets, self._watch, self._network):
                 if part is not None:
                     part.close()
-
-
-def _count(wanted: int | None, queues: list[int], there: int) -> int:
-    """How many rings: as many as there are queues, or none if none are wanted."""
-    return 0 if wanted == 0 else len([queue for queue in queues if queue < there])
 
 
 def _longest(mtu: int) -> int:
