@@ -137,7 +137,7 @@ def test_both_directions_alone_together_are_none(lab):
         ("@xdp:tx=dead", "tx 'dead': expected live or socket"),
         ("@xdp:busy_poll=-1", "busy-poll '-1': expected microseconds, 0 to 1000000"),
         ("@xdp:busy_poll=1000001", "expected microseconds, 0 to 1000000"),
-        ("@xdp:color=red", "no option 'color' here; @xdp: takes busy-poll, mode, tx"),
+        ("@xdp:color=red", "no option 'color' here; @xdp: takes busy-poll, mode"),
         ("@tap:mtu=5", "no option @tap here"),
         ("@xdp:mode=packet-1", "mode 'packet-1'"),
     ],

@@ -184,8 +184,9 @@ def send(port: Port, ring: PortRing, packets: Iterable[Any], timeout: float | No
     ]
     deadline = None if timeout is None else time.monotonic() + timeout
     sent = 0
+    # Only this ring: another one may have a thread of its own.
     while sent < len(frames):
-        port.txsync()
+        port._sync_some((ring,))
         if ring.ended:
             raise EndOfStream(
                 f"{port.name}: the other end is gone; {sent} of {len(frames)} packets were sent"
@@ -201,7 +202,7 @@ def send(port: Port, ring: PortRing, packets: Iterable[Any], timeout: float | No
             slots += need
             sent += 1
         ring.advance(slots)
-        port.txsync()
+        port._sync_some((ring,))
         if sent < len(frames) and sent == before:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -209,7 +210,7 @@ def send(port: Port, ring: PortRing, packets: Iterable[Any], timeout: float | No
             port._wait_for_space(ring, left)
     while ring._kring["pending"] == SOON and (deadline is None or time.monotonic() < deadline):
         # It goes within microseconds, if somebody syncs; and who waits for an answer now, only receives.
-        port.txsync()
+        port._sync_some((ring,))
     return sent
 
 
