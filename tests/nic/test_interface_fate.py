@@ -35,7 +35,7 @@ def happens(place, event: str) -> float:
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_a_receiver_that_waits_is_told_within_a_second_and_other_ports_go_on(lab, event, pipe_name):
-    place = lab()
+    place = lab(ipv6=False)
     with (
         open_at(place, "b") as port,
         raceway.open(pipe_name + "{1") as one,
@@ -67,7 +67,7 @@ def test_a_receiver_that_waits_is_told_within_a_second_and_other_ports_go_on(lab
 
 
 def test_a_port_that_went_down_works_again_when_it_is_up(lab):
-    place = lab()
+    place = lab(ipv6=False)
     with open_at(place, "b") as port, raw_socket(place, "a") as raw:
         happens(place, "down")
         with pytest.raises(InterfaceError, match="is down"):
@@ -87,7 +87,7 @@ def test_a_port_that_went_down_works_again_when_it_is_up(lab):
 
 
 def test_an_interface_that_moves_away_is_gone(lab):
-    place = lab()
+    place = lab(ipv6=False)
     with open_at(place, "b") as port, subprocess.Popen(["unshare", "-n", "sleep", "30"]) as other:
         try:
             deadline = time.monotonic() + 10
@@ -101,7 +101,7 @@ def test_an_interface_that_moves_away_is_gone(lab):
 
 
 def test_a_loop_says_so_and_an_async_for_too(lab):
-    place = lab()
+    place = lab(ipv6=False)
     with open_at(place, "b") as port, raceway.open("null:", region=port.region) as null:
         forwarder = Forwarder([Way(port, null)])
         assert forwarder.step()
@@ -118,7 +118,7 @@ def test_a_loop_says_so_and_an_async_for_too(lab):
 
 
 def test_deleted_under_load_both_ways(lab):
-    place = lab()
+    place = lab(ipv6=False)
     with (
         open_at(place, "b") as port,
         open_at(place, "a", "/t") as sender,
@@ -147,7 +147,7 @@ def test_deleted_under_load_both_ways(lab):
 
 
 def test_a_port_that_is_closed_after_its_interface_is_gone_leaves_nothing(lab):
-    place = lab()
+    place = lab(ipv6=False)
     port = open_at(place, "b", "@xdp:tx=socket")
     happens(place, "gone")
     port.close()
