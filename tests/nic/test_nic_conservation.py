@@ -12,6 +12,7 @@ from conftest import scaled
 from labs import lab as lab, needs_root
 from nic_loops import flood, stream, take
 from nic_world import collect, ethtool, frame, ip, link_counters, numbers, open_at, raw_socket, until
+from raceway.apps.forwarder.forwarder import Forwarder, Way
 
 pytestmark = [needs_root, pytest.mark.root]
 
@@ -175,3 +176,47 @@ def test_counters_do_not_change_when_the_port_is_closed(lab):
     assert (one.counters(), other.counters()) == before
     assert before[0]["drop_too_long"] == 1
     assert before[1]["drop_no_buffer"] == 199 - 64
+
+
+@pytest.mark.parametrize("way", ["@xdp:tx=socket", ""])
+def test_a_forwarder_between_two_hosts_accounts_for_every_packet(lab, way):
+    """The sender is faster than the one in the middle, and that one faster than the receiver, who dozes."""
+    wire = lab(hosts=3, ipv6=False)
+    total = scaled(150_000, 2_000)
+    with (
+        open_at(wire, "a", way) as a,
+        open_at(wire, "m", way, towards="a") as left,
+        open_at(wire, "m", way, towards="b", region=left.region) as right,
+        open_at(wire, "b", slots=128) as b,
+    ):
+        sending, receiving = stream(a, transmit=True, count=total), stream(b, transmit=False)
+        flood.prepare()
+        take.prepare()
+        forwarder = Forwarder([Way(left, right)])
+        stop = threading.Event()
+        workers = [
+            threading.Thread(target=flood, args=(sending.ctypes.data,)),
+            threading.Thread(target=lambda: forwarder.run(lambda _: not stop.is_set())),
+        ]
+        for worker in workers:
+            worker.start()
+        while workers[0].is_alive():
+            take(receiving.ctypes.data)
+            time.sleep(0.0005)
+        a.flush()
+        assert until(lambda: left.counters()["rx_packets"] + drops(left) == total)
+        assert until(lambda: forwarder.counters()["sent"] == left.rx[0].packets)
+        stop.set()
+        workers[1].join()
+        right.flush()
+        sent = right.counters()["tx_packets"]
+        assert until(
+            lambda: take(receiving.ctypes.data) == 0 and link_counters(wire, "b")["rx_packets"] == sent
+        )
+        counted = forwarder.counters()
+        assert counted["taken"] == counted["sent"] == left.counters()["rx_packets"] == sent
+        assert link_counters(wire, "a")["tx_packets"] == total
+        assert link_counters(wire, "m", "b")["tx_packets"] == sent
+        assert b.counters()["rx_packets"] + drops(b) == sent
+        got = {name: int(receiving[name][0]) for name in ("received", "backwards", "spoilt")}
+        assert got == {"received": b.counters()["rx_packets"], "backwards": 0, "spoilt": 0}

@@ -97,7 +97,7 @@ def test_one_thread_receives_while_another_sends_on_the_same_port(ends):
         thread.start()
     for start in range(0, count, 100):
         # No more on the way than the rings hold.
-        assert until(lambda: start - len(came) < 500)  # noqa: B023
+        assert until(lambda: start - len(came) < 300)  # noqa: B023
         port.send([frame(number) for number in range(start, start + 100)])
     sent.set()
     for thread in threads:
