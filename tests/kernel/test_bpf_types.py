@@ -1,4 +1,4 @@
-"""The kernel's own type information: a function's number is found, and data that is no BTF is an error with words."""
+"""The kernel's own type information: a function's number is found, and what is no BTF is no reason to fall over."""
 
 from __future__ import annotations
 

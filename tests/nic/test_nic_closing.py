@@ -95,8 +95,14 @@ def test_an_open_port_leaves_no_descriptor_when_it_is_closed(wire):
 # -- numbers -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("slots", [2, 3, 5, 63, 64, 1000, 4096])
-@pytest.mark.parametrize("way", ["@xdp:tx=socket", "@xdp:tx=live"])
+@pytest.mark.parametrize(
+    ("slots", "way"),
+    [
+        *((slots, "@xdp:tx=socket") for slots in (2, 3, 5, 63, 64, 1000, 4096)),
+        (2, "@xdp:tx=live"),
+        (63, "@xdp:tx=live"),
+    ],
+)
 def test_rings_of_any_size_carry_everything(wire, slots, way):
     """The kernel's rings are powers of two; ours need not be."""
     count, part = scaled(300, 30), max(slots // 2, 1)

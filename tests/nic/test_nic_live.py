@@ -315,7 +315,7 @@ def test_the_mtu_may_change_under_a_stream(lab):
 def test_closing_in_the_middle_of_a_run_sends_what_was_accepted_and_ends_its_threads(lab, way):
     wire = lab(ipv6=False)
     with open_at(wire, "b", "/r", slots=WIDE) as other:
-        for turn in range(scaled(10, 2)):
+        for turn in range(scaled(5, 2)):
             with open_at(wire, "a", way) as one:
                 assert len(threads()) == 2
                 flow = Stream(one, other)
