@@ -49,6 +49,30 @@ def test_a_queue_that_is_not_there_is_named(lab):
     assert attached(wire, "a") == []
 
 
+def test_more_queues_than_a_port_has_rings_are_opened_one_by_one(lab):
+    wire = lab(queues=65, ipv6=False)
+    with pytest.raises(
+        ValueError, match=r"veth0 has 65 queues, and a port at most 64 ring pairs; expected veth0-N"
+    ):
+        open_at(wire, "a")
+    with open_at(wire, "a", "-64") as port, open_at(wire, "b", "-64") as peer:
+        peer.send([frame(1)])
+        assert numbers(collect(port, 1)) == [1]
+
+
+def test_queues_of_each_direction_are_counted_apart(lab):
+    wire = lab(queues=4, ipv6=False)
+    ethtool(wire, "a", "-L veth0 rx 4 tx 2")
+    with open_at(wire, "a", "@xdp:tx=socket") as one, open_at(wire, "b", "@xdp:tx=socket") as other:
+        assert (len(one.tx), len(one.rx), len(other.tx), len(other.rx)) == (2, 4, 4, 4)
+        for sender, receiver, count in ((one, other, 2), (other, one, 4)):
+            for queue in range(count):
+                sender.send([frame(queue)], ring=queue)
+            assert sorted(numbers(collect(receiver, count))) == list(range(count))
+    with open_at(wire, "a", "-3") as port:
+        assert (len(port.tx), len(port.rx)) == (0, 1)
+
+
 def test_the_best_mode_is_had_and_what_was_tried_is_told(lab):
     wire = lab(ipv6=False)
     with open_at(wire, "a") as port:

@@ -29,7 +29,7 @@ from raceway.kernel.redirect import FRAME_LIMIT, redirect_to_sockets, tells_vlan
 from raceway.kernel.xsk import XdpModeError, XskSocket
 from raceway.memory.region import Region
 from raceway.memory.waiting import PACKETS, PYTHON
-from raceway.ports.geometry import Geometry
+from raceway.ports.geometry import RINGS_LIMIT, Geometry
 from raceway.ports.interface_watch import InterfaceWatch
 from raceway.ports.nic.sync import nic_sync
 from raceway.ports.port import Port, Watch
@@ -120,6 +120,11 @@ class NicPort(Port):
             raise ValueError(
                 f"{name}: {wanted} rings: {self.interface.name} has {there} queues, and each of those is a ring pair; "
                 f"expected {count} or none given, or {self.interface.name}-N for queue N alone"
+            )
+        if count > RINGS_LIMIT and wanted != 0:
+            raise ValueError(
+                f"{name}: {self.interface.name} has {count} queues, and a port at most {RINGS_LIMIT} ring pairs; "
+                f"expected {self.interface.name}-N for queue N alone, or fewer queues (ethtool -L)"
             )
         return 0 if wanted == 0 else count
 
