@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from raceway.memory.jit import INTERPRETED
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"
 _numbers = itertools.count()
+
+# A shell's background job is started with SIGINT ignored, and so are all its children; tests send it to theirs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

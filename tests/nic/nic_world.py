@@ -60,6 +60,18 @@ def forwarded(forwarder: Forwarder, sink: Port, count: int, seconds: float = 20)
     return found
 
 
+def told(port: Port) -> str:
+    """All that a sender can say of what became of its frames, for a failed test's message."""
+    live = getattr(port, "_live", None)
+    words = [f"{port.counters()}, {port.link_counters()}"]  # type: ignore[attr-defined]
+    if live is not None:
+        words.append(
+            f"live: state {live.record[0]['state']}, {live.sent} taken, {live.waiting} wait, {live.lost} lost, "
+            f"refusal {live.refusal!r}, {live.obstacle()!r}"
+        )
+    return "; ".join(words)
+
+
 def until(condition: Callable[[], Any], seconds: float = 10) -> bool:
     """Wait for a condition; False if it does not come true."""
     began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 import threading
@@ -306,6 +307,33 @@ def test_the_mtu_may_change_under_a_stream(lab):
         one.send([*frames, frame(9)])
         assert numbers(collect(other, 1)) == [9]
         assert one.drops() == {"too_long": 4}
+
+
+class Starved:
+    """A program whose live run gets no memory the first times; what it is asked for besides is the program's own."""
+
+    def __init__(self, program, times):
+        self._program, self.left = program, times
+
+    def test_run(self, *arguments, **options):
+        if options.get("repeat", 1) > 1 and self.left:
+            self.left -= 1
+            raise OSError(errno.ENOMEM, "no page at this moment")
+        return self._program.test_run(*arguments, **options)
+
+    def __getattr__(self, name):
+        return getattr(self._program, name)
+
+
+def test_a_run_that_finds_no_memory_for_a_moment_is_begun_again_and_nothing_is_lost(lab):
+    wire = lab(ipv6=False)
+    with open_at(wire, "a", "@xdp:tx=live") as one, open_at(wire, "b") as other:
+        one._live._program = starved = Starved(one._live._program, 3)
+        frames = [frame(number) for number in range(50)]
+        assert one.send(frames, timeout=5) == 50
+        assert collect(other, 50) == frames
+        assert starved.left == 0
+        assert one.drops() == {}
 
 
 # -- the end of it ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ empty, so packets keep their order.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -68,6 +69,10 @@ takes a processor for itself, and where none is to spare, or nobody sends more t
 _PATIENCE, _MOST_PATIENCE = 2.0, 32.0
 """Seconds until the next trial after the first that lost; twice as long after each further one, up to the second."""
 _FOR_EVER = (1 << 31) - 1
+_PASSING = (errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
+_TRIES, _REST = 100, 0.01
+"""A run takes its pages without waiting for memory (GFP_ATOMIC), so on a full machine it may end for want of it. That
+passes: so many times in a row it is begun again, so many seconds later."""
 
 
 class LiveFrames:
@@ -104,6 +109,7 @@ class LiveFrames:
         self._closing = False
         self._running = threading.Event()
         self._calling = False
+        self._failures = 0
         self._patience = _PATIENCE
         self._lock = threading.Lock()
         self._network = Network()
@@ -182,6 +188,7 @@ class LiveFrames:
                 record["state"] = REFUSED
                 continue
             sent, lost, accepted = self.sent, self.lost, self._accepted()
+            self._failures = 0
             record["state"] = RUNNING
             self._running.set()
             while not self._one_call(frame, context):
@@ -217,10 +224,13 @@ class LiveFrames:
         except InterruptedError:
             pass
         except OSError as error:
-            self.refusal = str(error)
-            record["state"] = REFUSED
-            self._lose_what_waits()
-            return True
+            self._failures += 1
+            if error.errno not in _PASSING or self._failures > _TRIES or self._closing:
+                self.refusal = str(error)
+                record["state"] = REFUSED
+                self._lose_what_waits()
+                return True
+            time.sleep(_REST)
         finally:
             with self._lock:
                 self._calling = False
