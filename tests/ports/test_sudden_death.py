@@ -133,4 +133,4 @@ def test_ping_pong_loses_no_wake_up_where_membarrier_may_not_be_used(pipe_name):
     with raceway.open(pipe_name + "{1", slots=4) as a, raceway.open(pipe_name + "}1") as b:
         for ring in a.rings + b.rings:
             ring._record["barrier"] = 0
-        ping_pong(a, b, scaled(300_000, 1_000))
+        ping_pong(a, b, scaled(100_000, 1_000))
