@@ -309,6 +309,22 @@ def test_the_mtu_may_change_under_a_stream(lab):
         assert one.drops() == {"too_long": 4}
 
 
+def test_the_longest_frames_do_not_spoil_those_that_wait_behind_them(lab):
+    """The array is a circle, and full: behind the frame that is put in last lies the one that goes out next."""
+    wire = lab(mtu=2022, ipv6=False)
+    count = scaled(6000, 300)
+    with open_at(wire, "a", "@xdp:tx=live", slots=WIDE) as one, open_at(wire, "b", "/r", slots=WIDE) as other:
+        frames = [frame(number, 2040 - number % 60) for number in range(count)]
+        came = []
+        sender = threading.Thread(target=one.send, args=(frames, 60))
+        sender.start()
+        came = collect(other, count)
+        sender.join()
+        assert numbers(came) == numbers(frames)
+        assert came == frames
+        assert one.drops() == other.drops() == {}
+
+
 class Starved:
     """A program whose live run gets no memory the first times; what it is asked for besides is the program's own."""
 

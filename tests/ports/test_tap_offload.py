@@ -120,7 +120,8 @@ def test_with_offload_packets_of_many_segments_cross_whole_and_are_right_packets
     wire = Wire((a, b), (b, a))
     transfer(left, right, scaled(20_000_000, 1_500_000), family=family, step=wire.step)
     assert wire.unsound == []
-    assert max(wire.lengths) > 9000
+    # How many segments the stack puts together grows with the speed of the way, which is slow when interpreted.
+    assert max(wire.lengths) > scaled(9000, 2000)
     assert b.segmented > 0
     assert a.drops() == b.drops() == {}
     assert a.mode == "new tap, 1 queue, virtio header, checksum tso4 tso6 ecn"

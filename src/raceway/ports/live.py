@@ -24,6 +24,8 @@ from raceway.memory.waiting import CLOCK_MONOTONIC, clock, ring_bell
 
 _WINDOW = 1_000_000
 _LINE = 64
+_LINES_LIMIT: int = FRAME_STRIDE - FRAME_DATA
+"""Bytes that lines may write into a frame: the next one begins there, and it may be waiting."""
 _CONSUMED: int = LiveControl.fields["consumed"][1]
 _ROUNDS: int = LiveControl.fields["rounds"][1]
 
@@ -106,7 +108,8 @@ def live_transmit(kring: Kring, stream: Any, count: int) -> int:
             for _ in range(slots):
                 slot = Slot(kring.slots + part * SLOT_SIZE)
                 source = kring.buffers + slot.buffer * size + slot.offset
-                if slots == 1 and slot.offset + ((slot.length + _LINE - 1) & -_LINE) <= size:
+                whole_lines = (slot.length + _LINE - 1) & -_LINE
+                if slots == 1 and slot.offset + whole_lines <= size and whole_lines <= _LINES_LIMIT:
                     at = 0
                     while at < slot.length:
                         copy_line(target + at, source + at)
