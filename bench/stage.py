@@ -136,15 +136,16 @@ class Stage:
         name = self.lab.interface(host)
         return lambda: network.link_counters(name)["rx_packets"]
 
-    def deliveries(self, host: str) -> Callable[[], int]:
-        """A function that says how many packets XDP has given to AF_XDP sockets on the host's veth."""
+    def deliveries(self, host: str, fate: str = "xdp_redirect") -> Callable[[], int]:
+        """A function that says how many packets XDP has given to AF_XDP sockets on the host's veth, or let end in the
+        other `fate` of that name in the driver's statistics."""
         name = self.lab.interface(host)
         with self.lab.inside(host):
             network = self._kept.enter_context(Network())
 
         def count() -> int:
             with self.lab.inside(host):
-                return delivered(network.statistics(name))
+                return delivered(network.statistics(name), fate)
 
         return count
 
@@ -250,12 +251,12 @@ def outcome(sent: int, arrived: int, **more: Any) -> Detail:
     return {"packets sent": sent, "packets arrived": arrived, **more}
 
 
-def delivered(statistics: Mapping[str, int]) -> int:
-    """Packets that a veth's XDP program has redirected, of all queues: from what `ethtool -S` shows. Packets for which
-    a socket had no room are not among them. Raises PeerUnavailable."""
-    found = [value for name, value in statistics.items() if name.endswith("_xdp_redirect")]
+def delivered(statistics: Mapping[str, int], fate: str = "xdp_redirect") -> int:
+    """Packets that a veth's XDP program has redirected (or of another `fate`), of all queues: from what `ethtool -S`
+    shows. Packets for which a socket had no room are not among them. Raises PeerUnavailable."""
+    found = [value for name, value in statistics.items() if name.endswith(f"_{fate}")]
     if not found:
-        raise PeerUnavailable(f"the statistics of veth lack xdp_redirect: {sorted(statistics)}")
+        raise PeerUnavailable(f"the statistics of veth lack {fate}: {sorted(statistics)}")
     return sum(found)
 
 

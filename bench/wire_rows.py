@@ -50,6 +50,10 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
             [(partial(dpdk_receive, seconds), [_row("RX and count, 60-byte frames", f"{peer}rxonly", 1.2)])],
         ),
         (
+            partial(wires.receive, seconds, "@xdp:rx=memory"),
+            [(partial(dpdk_receive, seconds), [_row("the same, with `@xdp:rx=memory`", f"{peer}rxonly", 1.2)])],
+        ),
+        (
             partial(wires.forward, seconds),
             [
                 (partial(dpdk_forward, seconds), [_row("forward, veth to veth", f"{peer}io", 1.2)]),

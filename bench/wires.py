@@ -94,18 +94,22 @@ def transmit(length: int = 60, seconds: float = SECONDS, way: str = "") -> list[
         return [in_millions("raceway pkt-gen -f tx", value, detail, tool.command)]
 
 
-def receive(seconds: float = SECONDS) -> list[Measurement]:
-    """`pkt-gen -f rx` at b; packets a second that it gets, and it must count them all."""
+def receive(seconds: float = SECONDS, way: str = "") -> list[Measurement]:
+    """`pkt-gen -f rx` at b; packets a second that it gets, and it must count them all. way: as for `transmit`."""
+    # What the program has copied it drops, as it does what it has no room for; a socket's packets it redirects.
+    in_memory = "rx=memory" in way
     with Stage() as stage:
-        count = stage.deliveries("b")
-        port = f"netmap:{stage.lab.interface('b')}"
+        count = stage.deliveries("b", "xdp_drops" if in_memory else "xdp_redirect")
+        port = f"netmap:{stage.lab.interface('b')}{way}"
         with _tool(stage, "b", "pkt-gen", "-f", "rx", "-i", port, "-T", "0", cpu=WORK_CPU) as tool:
             tool.ready()
             with stage.source("b") as source:
                 value = rate(count, seconds, of=tool.console)
                 made = source.stop()
             report = tool.stop()
-        received_all("pkt-gen", report["packets"], count())
+        lost = sum(report["drops"].values()) if in_memory else 0
+        received_all("pkt-gen", report["packets"] + lost, count())
+        value *= report["packets"] / max(report["packets"] + lost, 1)
         detail: Detail = {
             "offered": made,
             "received": report["packets"],

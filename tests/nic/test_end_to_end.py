@@ -68,8 +68,8 @@ def iperf(place: Any, *options: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("mtu", "vlan", "queues", "way"),
     [(1500, 0, 1, ""), (9000, 0, 1, ""), (1500, 5, 1, ""), (1500, 0, 2, ""), (1500, 0, 1, "@xdp:mode=generic"),
-     (1500, 0, 1, "@xdp:tx=socket"), (1500, 0, 1, "@xdp:mode=packet")],
-    ids=["1500", "9000", "vlan", "two-queues", "generic", "socket", "packet"],
+     (1500, 0, 1, "@xdp:tx=socket"), (1500, 0, 1, "@xdp:mode=packet"), (1500, 0, 1, "@xdp:rx=memory")],
+    ids=["1500", "9000", "vlan", "two-queues", "generic", "socket", "packet", "memory"],
 )  # fmt: skip
 def test_real_traffic_between_two_hosts_through_a_bridge(lab, tmp_path, mtu, vlan, queues, way):
     # In generic mode XDP sees what segmentation offload has left whole, and docs/kernel-ports.md says so.

@@ -15,7 +15,7 @@ from raceway.memory.layout import MORE_FRAGMENTS
 
 pytestmark = [needs_root, pytest.mark.root]
 
-WAYS = ["", "@xdp:tx=socket", "@xdp:tx=live", "@xdp:mode=generic,tx=socket"]
+WAYS = ["", "@xdp:tx=socket", "@xdp:tx=live", "@xdp:mode=generic,tx=socket", "@xdp:rx=memory"]
 
 
 def random_frames(lengths, seed=1):
@@ -209,7 +209,7 @@ TAGS = {
 }
 
 
-@pytest.mark.parametrize("way", ["", "@xdp:tx=live", "@xdp:mode=generic"])
+@pytest.mark.parametrize("way", ["", "@xdp:tx=live", "@xdp:mode=generic", "@xdp:rx=memory"])
 def test_tags_among_the_bytes_stay_there(lab, way):
     wire = lab(ipv6=False)
     with open_at(wire, "a", way) as one, open_at(wire, "b", way) as other:

@@ -196,12 +196,13 @@ def test_a_wrong_checksum_is_not_made_right(lab):
     [((0x8100, 0x0005), "veth0.5"), ((0x8100, 0xEFFE), "veth0.4094")],
     ids=["5", "priority 7, 4094"],
 )
-def test_a_tag_that_a_kernel_keeps_beside_the_packet_is_put_into_it(lab, tag, kept):
+@pytest.mark.parametrize("way", ["", "@xdp:rx=memory"])
+def test_a_tag_that_a_kernel_keeps_beside_the_packet_is_put_into_it(lab, tag, kept, way):
     """tx-vlan-offload is on at the sender, so no byte of the tag crosses the veth pair."""
     wire = lab(vlan=tag[1] & 0xFFF, ipv6=False)
     assert features(wire, "a")["tx-vlan-hw-insert"]
     assert wire.end("a").addressed == kept
-    with open_at(wire, "b") as port:
+    with open_at(wire, "b", way) as port:
         with wire.inside("a"):
             sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             sender.bind((kept, 3))

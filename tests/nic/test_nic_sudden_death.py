@@ -31,7 +31,18 @@ from nic_world import (
 pytestmark = [needs_root, pytest.mark.root]
 
 ROUNDS = int(os.environ.get("RACEWAY_SOAK_ROUNDS", "0")) or scaled(500, 8)
-WAYS = ["", "", "@xdp:tx=live", "@xdp:tx=socket", "@xdp:mode=generic", "/r", "/t", "-0", "@xdp:mode=packet"]
+WAYS = [
+    "",
+    "",
+    "@xdp:tx=live",
+    "@xdp:tx=socket",
+    "@xdp:mode=generic",
+    "@xdp:rx=memory",
+    "/r",
+    "/t",
+    "-0",
+    "@xdp:mode=packet",
+]
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from nic_world import collect, frame, numbers, open_at, raw_socket, until
 pytestmark = [needs_root, pytest.mark.root]
 
 
-@pytest.fixture
-def ends(lab):
+@pytest.fixture(params=["", "@xdp:rx=memory"])
+def ends(request, lab):
     """Two ports, one at each end of a cable, with two queues."""
     wire = lab(queues=2, ipv6=False)
-    with open_at(wire, "a") as one, open_at(wire, "b") as other:
+    with open_at(wire, "a", request.param) as one, open_at(wire, "b", request.param) as other:
         yield one, other
 
 

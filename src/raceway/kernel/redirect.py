@@ -57,7 +57,7 @@ def redirect_to_sockets(sockets: Map, *, device: int = 0) -> Program:
     code = Assembler()
     code.mov(R6, R1)
     if device:
-        _put_tag_in(code)
+        put_tag_in(code)
     code.load(R2, R6, 16, 4)  # struct xdp_md: rx_queue_index
     code.load_map(R1, sockets)
     code.mov(R3, XDP_PASS)
@@ -73,8 +73,10 @@ def redirect_to_sockets(sockets: Map, *, device: int = 0) -> Program:
         return Program(ProgramKind.XDP, raw, name=name)
 
 
-def _put_tag_in(code: Assembler) -> None:
-    """If there is a tag (IEEE 802.1Q, 9.3) beside the packet: make room behind the addresses, and write it there."""
+def put_tag_in(code: Assembler) -> None:
+    """If there is a tag (IEEE 802.1Q, 9.3) beside the packet: make room behind the addresses, and write it there.
+
+    R1 and R6 are the context; R7 to R9 stay as they are, and so does the stack below -16."""
     function = kernel_function("bpf_xdp_metadata_rx_vlan_tag")
     if function is None:
         raise OSError(errno.EOPNOTSUPP, "the kernel has no bpf_xdp_metadata_rx_vlan_tag")

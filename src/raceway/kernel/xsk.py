@@ -121,8 +121,8 @@ class XskSocket:
         self.socket = socket.socket(AF_XDP, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         try:
             sizes = {
-                "rx": _power_of_two(receive), "fill": _power_of_two(max(receive, 2)),
-                "tx": _power_of_two(transmit), "completion": _power_of_two(max(transmit, 2)),
+                "rx": power_of_two(receive), "fill": power_of_two(max(receive, 2)),
+                "tx": power_of_two(transmit), "completion": power_of_two(max(transmit, 2)),
             }  # fmt: skip
             self._bind(sizes, zero_copy)
             if busy_poll:
@@ -267,6 +267,6 @@ def bind(descriptor: socket.socket, flags: int, index: int, queue: int, shared: 
         time.sleep(0.001)
 
 
-def _power_of_two(slots: int) -> int:
+def power_of_two(slots: int) -> int:
     """The least power of two that is not smaller; the kernel's rings have no other sizes."""
     return 1 << (slots - 1).bit_length() if slots else 0

@@ -115,9 +115,10 @@ RING = lines(
 )  # fmt: skip
 
 KRING = lines(
-    # Names as in netmap: the side of a ring that its user cannot reach, and that a sync believes.
+    # Names as in netmap: the side of a ring that its user cannot reach, and that a sync believes. `alarm`: the address
+    # of a word that says how many slots the user sleeps for, where it is the kernel that wakes him; 0 elsewhere.
     [("ring", "<i8"), ("slots", "<i8"), ("metadata", "<i8"), ("buffers", "<i8"), ("buffer_size", "<i8"),
-     ("slot_count", "<i8"), ("transmit", "<i8")],
+     ("slot_count", "<i8"), ("transmit", "<i8"), ("alarm", "<i8")],
     [("head", "<i8"), ("tail", "<i8"), ("peer", "<i8"), ("bell", "<i8"), ("region", "<i8"), ("adapter", "<i8"),
      ("metadata_used", "<i8"), ("ended", "<i8")],
     # The last error (a code of `memory.ring`), the slot it was found in and the value; whether Python's help is

@@ -19,12 +19,15 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _FAILED = ctypes.c_void_p(-1).value
 
 
-def map_shared(descriptor: int, size: int, offset: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Map `size` bytes of a descriptor from `offset` on, shared, for reading and writing: uint8, shape (size,).
+def map_shared(
+    descriptor: int, size: int, offset: int = 0, *, writable: bool = True
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Map `size` bytes of a descriptor from `offset` on, shared, for reading and (`writable`) writing: uint8, shape
+    (size,).
 
     Unmapped when the last array over it is gone, never earlier. Raises OSError.
     """
-    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     address = _libc.mmap(None, size, protection, mmap.MAP_SHARED, descriptor, offset)
     if address in (None, _FAILED):
         error = ctypes.get_errno()

@@ -67,6 +67,9 @@ def arm(kring: Kring, slots: int) -> None:
     """Steps 1 and 2 of going to sleep, for a ring that has another end; the caller syncs again before it polls."""
     if kring.peer != 0:
         set_waiting(kring.ring, slots)
+    elif kring.alarm != 0:
+        access.store_release(kring.alarm, slots)
+        access.fence()
 
 
 @inner
@@ -74,6 +77,8 @@ def disarm(kring: Kring) -> None:
     """Awake again."""
     if kring.peer != 0:
         set_waiting(kring.ring, 0)
+    elif kring.alarm != 0:
+        access.store_release(kring.alarm, 0)
 
 
 @inner

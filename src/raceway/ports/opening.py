@@ -16,7 +16,7 @@ _CONF_KEYS = {
     "slots", "tx_slots", "rx_slots", "rings", "tx_rings", "rx_rings", "buffer_size", "extra_buffers",
 }  # fmt: skip
 _OWN_OPTIONS: dict[str, tuple[PortKind, set[str]]] = {
-    "xdp": (PortKind.NETMAP, {"mode", "tx", "busy_poll", "outgoing"}),
+    "xdp": (PortKind.NETMAP, {"mode", "tx", "rx", "busy_poll", "outgoing"}),
     "tap": (PortKind.TAP, {"mtu", "offload", "persist", "up"}),
     "host": (PortKind.NETMAP, {"tx"}),
 }

@@ -26,6 +26,8 @@ class PortRing:
         region = port.region
         # Weakly: a closed port's memory must go when the last reference to it goes, not when cycles are collected.
         self._port, self._kring, self.address = weakref.ref(port), kring, address
+        # A port may have rings of more than one kind.
+        self.adapter = port.adapter
         record = region.ring(offset)
         self._record = record
         self.number, self.transmit = int(record["number"]), bool(record["transmit"])
@@ -140,7 +142,7 @@ class PortRing:
     def sync(self) -> None:
         """txsync or rxsync of this ring alone. RingError if it was used wrongly."""
         self.port._check_open()
-        if self.port.adapter(self.address) < 0:
+        if self.adapter(self.address) < 0:
             self.repair_and_raise()
 
     def repair_and_raise(self) -> None:

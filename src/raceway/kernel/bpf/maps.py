@@ -81,8 +81,9 @@ class Map(Descriptor):
     """A map. Gone when nobody has a descriptor of it, no program uses it and no array over its memory is left.
 
     kind: `MapKind`; key_size and value_size: bytes; entries: how many at most; name: shown by the kernel's tools;
-    flags: MAP_ values of `system`. Keys and values are bytes of exactly those sizes, or integers in the machine's byte
-    order. Of a map with one value a processor, a value is one of `stride` bytes for every possible processor.
+    flags: MAP_ values of `system`; inner: for a map of maps, one of the kind that it holds. Keys and values are bytes of
+    exactly those sizes, or integers in the machine's byte order. Of a map with one value a processor, a value is one of
+    `stride` bytes for every possible processor.
     Raises PermissionNeededError and OSError.
     """
 
@@ -95,6 +96,7 @@ class Map(Descriptor):
         entries: int,
         name: str = "",
         flags: int = 0,
+        inner: Map | None = None,
     ) -> None:
         for what, number in (("key_size", key_size), ("value_size", value_size), ("entries", entries)):
             if not 0 <= number < 1 << 32:
@@ -102,6 +104,8 @@ class Map(Descriptor):
         what = f"making the BPF map {name!r}"
         attributes = CreateAttributes(kind, key_size, value_size, entries, flags)
         attributes.map_name = check_name("map", name)
+        if inner is not None:
+            attributes.inner_map_fd = inner.fd
         try:
             descriptor = bpf(Command.MAP_CREATE, attributes)
         except PermissionError as error:
@@ -218,6 +222,15 @@ class Map(Descriptor):
             raise ValueError(f"map {self.name!r} has no memory to show: that is for arrays with MAP_MMAPABLE")
         size = self.stride * self.entries
         return map_shared(self.fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+
+    def positions(self) -> tuple[Any, Any]:
+        """How far a ring buffer's reader and its writers have got, as they are: two int64 arrays of shape (1,), the
+        first one the reader's to move (Documentation/bpf/ringbuf.rst)."""
+        if self.kind != MapKind.RINGBUF:
+            raise ValueError(f"map {self.name!r} is no ring buffer")
+        reader = map_shared(self.fd, mmap.PAGESIZE)
+        writers = map_shared(self.fd, mmap.PAGESIZE, mmap.PAGESIZE, writable=False)
+        return reader[:8].view(np.int64), writers[:8].view(np.int64)
 
     def _element(
         self,

@@ -64,6 +64,7 @@ class MapKind(IntEnum):
     LRU_HASH = 9
     LRU_PERCPU_HASH = 10
     LPM_TRIE = 11
+    ARRAY_OF_MAPS = 12
     DEVMAP = 14
     CPUMAP = 16
     XSKMAP = 17
@@ -124,6 +125,7 @@ class Helper(IntEnum):
     XDP_ADJUST_META = 54
     XDP_ADJUST_TAIL = 65
     KTIME_GET_BOOT_NS = 125
+    RINGBUF_OUTPUT = 130
     CSUM_LEVEL = 135
     REDIRECT_PEER = 155
     LOOP = 181
@@ -176,6 +178,9 @@ XDP_SKB_MODE = 1 << 1  # XDP_FLAGS_SKB_MODE
 XDP_DRIVER_MODE = 1 << 2  # XDP_FLAGS_DRV_MODE
 XDP_HARDWARE_MODE = 1 << 3  # XDP_FLAGS_HW_MODE
 TCX_BEFORE = 1 << 3  # BPF_F_BEFORE: before the relative program, or before all if there is none
+
+# Flags of RINGBUF_OUTPUT
+RING_FORCE_WAKEUP = 1 << 1  # BPF_RB_FORCE_WAKEUP
 
 # Flags of the redirecting helpers
 REDIRECT_INGRESS = 1 << 0  # BPF_F_INGRESS: as if it had arrived at the interface

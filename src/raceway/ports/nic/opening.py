@@ -14,7 +14,7 @@ from raceway.ports.nic.port import MODES, NicOptions, NicPort
 from raceway.ports.port import Port
 
 PACKET_MODE = "packet"
-_WAYS = ("live", "socket")
+_WAYS, _RECEIVING = ("live", "socket"), ("memory", "socket")
 
 
 def open_interface(name: str, parsed: PortName, geometry: Geometry, region: Region | None) -> Port:
@@ -43,7 +43,7 @@ def open_interface(name: str, parsed: PortName, geometry: Geometry, region: Regi
     try:
         return NicPort(name, parsed.port, geometry, region, options)
     except XdpModeError:
-        if options.mode or options.transmit == "live":
+        if options.mode or options.transmit == "live" or options.receive == "memory":
             raise
         return _open_packet(name, parsed, geometry, region, options)
     except OSError as error:
@@ -60,10 +60,15 @@ def nic_options(name: str, parsed: PortName) -> NicOptions:
         raise ValueError(f"{name}: mode {mode!r}: expected {', '.join(MODES)} or {PACKET_MODE}")
     if way not in ("", *_WAYS):
         raise ValueError(f"{name}: tx {way!r}: expected {' or '.join(_WAYS)}")
+    receive = given.get("rx", "")
+    if receive not in ("", *_RECEIVING):
+        raise ValueError(f"{name}: rx {receive!r}: expected {' or '.join(_RECEIVING)}")
+    if receive == "memory" and mode not in ("", "copy"):
+        raise ValueError(f"{name}: rx=memory and mode={mode}: the program copies frames in mode=copy only")
     if not busy_poll.isdecimal() or int(busy_poll) > 1_000_000:
         raise ValueError(f"{name}: busy-poll {busy_poll!r}: expected microseconds, 0 to 1000000")
     queue = parsed.ring if parsed.mode == RegistrationMode.NR_REG_ONE_NIC else None
-    return NicOptions(mode, way, int(busy_poll), queue)
+    return NicOptions(mode, way, int(busy_poll), queue, receive)
 
 
 def _open_packet(

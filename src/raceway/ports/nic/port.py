@@ -25,12 +25,14 @@ from raceway.kernel.bpf.system import MapKind, VerifierError
 from raceway.kernel.capabilities import refused
 from raceway.kernel.interface import Interface, Network
 from raceway.kernel.live import LiveFrames
+from raceway.kernel.received import ReceivedFrames
 from raceway.kernel.redirect import FRAME_LIMIT, redirect_to_sockets, tells_vlan_tags
-from raceway.kernel.xsk import XdpModeError, XskSocket
+from raceway.kernel.xsk import XdpModeError, XskSocket, power_of_two
 from raceway.memory.region import Region
 from raceway.memory.waiting import PACKETS, PYTHON
 from raceway.ports.geometry import RINGS_LIMIT, Geometry
 from raceway.ports.interface_watch import InterfaceWatch
+from raceway.ports.nic.frames import frames_sync
 from raceway.ports.nic.sync import nic_sync
 from raceway.ports.port import Port, Watch
 
@@ -41,12 +43,14 @@ NEEDED = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF")
 @dataclass(frozen=True)
 class NicOptions:
     """What `@xdp:` says. mode: one of MODES, "" for the best there is; transmit: "live", "socket", or "" for whatever
-    wins; busy_poll: microseconds to drive the device from the port's own syncs, 0: not; queue: only this one."""
+        wins; busy_poll: microseconds to drive the device from the port's own syncs, 0: not; queue: only this one;
+    receive: "memory", "socket", or "" for the socket."""
 
     mode: str = ""
     transmit: str = ""
     busy_poll: int = 0
     queue: int | None = None
+    receive: str = ""
 
 
 class NicPort(Port):
@@ -71,6 +75,8 @@ class NicPort(Port):
         self.notes: list[str] = []
         self.sockets: list[XskSocket] = []
         self._live: LiveFrames | None = None
+        self._frames: ReceivedFrames | None = None
+        self._bells: list[int] = []
         self._link: Any = None
         self._map: Map | None = None
         self._watch: InterfaceWatch | None = None
@@ -149,6 +155,9 @@ class NicPort(Port):
         self._in_driver = True
         if not self.geometry.receive_rings:
             return
+        if self.options.receive == "memory":
+            self._attach_frames()
+            return
         there = max(self.interface.receive_queues, 1)
         self._map = Map(MapKind.XSKMAP, value_size=4, entries=there, name="raceway_sockets")
         wanted = self.options.mode
@@ -174,6 +183,25 @@ class NicPort(Port):
                 self.notes.append(f"VLAN tags that are kept beside the packets are lost: {untagged}")
             return
 
+    def _attach_frames(self) -> None:
+        """A program that copies frames into memory of ours, in the driver."""
+        longest = _longest(self.interface.mtu)
+        if longest > FRAME_LIMIT or (self.geometry.buffer_size or 0) < FRAME_LIMIT:
+            raise XdpModeError(
+                f"{self.name}: frames in memory cannot be had: the interface has frames of up to {longest} bytes, "
+                f"and they have at most {FRAME_LIMIT}"
+            )
+        frames = max(power_of_two(self.geometry.receive_slots or 0), 64)
+        device = self.interface.index if tells_vlan_tags(self.interface.index) else 0
+        self._frames = ReceivedFrames(max(self.interface.receive_queues, 1), frames, device=device)
+        try:
+            self._link = attach_xdp(self._frames.program, self.interface.index, "driver")
+        except (PortBusyError, PermissionError):
+            raise
+        except OSError as error:
+            reason = _attach_reason(error, self.interface)
+            raise XdpModeError(f"{self.name}: frames in memory cannot be had: {reason}") from error
+
     def _program(self, *, in_driver: bool) -> tuple[Program, str]:
         """The program that feeds the sockets: one that puts VLAN tags back into the packets, which a sender's kernel
         or a card may keep beside them; or why it does not."""
@@ -193,7 +221,7 @@ class NicPort(Port):
     def _open_sockets(self, queues: list[int]) -> None:
         wanted = self.options.mode
         attempts = [True, False] if self._in_driver else [False]
-        if wanted in ("copy", "generic"):
+        if wanted in ("copy", "generic") or self._frames is not None:
             attempts = [False]
         elif wanted == "zero-copy":
             attempts = [True]
@@ -203,6 +231,10 @@ class NicPort(Port):
                     # To try takes as long as all the rest: the memory is registered for each attempt.
                     raise OSError(errno.EOPNOTSUPP, "the driver says so")
                 for queue in queues:
+                    if self._frames is not None and queue >= self.interface.transmit_queues * bool(
+                        self.geometry.transmit_rings
+                    ):
+                        continue
                     self.sockets.append(self._socket(queue, zero_copy))
             except OSError as error:
                 for opened in self.sockets:
@@ -229,7 +261,7 @@ class NicPort(Port):
         geometry = self.geometry
         receive = (
             geometry.receive_slots or 0
-            if geometry.receive_rings and queue < self.interface.receive_queues
+            if geometry.receive_rings and queue < self.interface.receive_queues and self._frames is None
             else 0
         )
         transmit = (
@@ -268,15 +300,17 @@ class NicPort(Port):
     def _connect(self, queues: list[int]) -> None:
         """Let every Kring know its socket's rings; give the kernel the receive rings' buffers; let packets come."""
         rx = tx = 0
-        for queue, socket in zip(queues, self.sockets, strict=True):
-            record = socket.record
+        if self._frames is not None:
+            self._connect_frames(queues)
+        for socket in self.sockets:
+            queue, record = socket.queue, socket.record
             record["longest"] = _longest(self.interface.mtu)
             # Only what never was on a wire comes with unfinished checksums.
             record["finish"] = int(self.mode != "zero-copy")
             if self._live is not None and tx == 0:
                 # One array, one producer: the other rings may have threads of their own.
                 record["live"] = self._live.address
-            if self.geometry.receive_rings and queue < self.interface.receive_queues:
+            if socket.receives:
                 self._receive_krings[rx]["adapter"] = record.ctypes.data
                 socket.fill(self.rx[rx].slots["buffer"])
                 assert self._map is not None
@@ -285,9 +319,22 @@ class NicPort(Port):
             if self.geometry.transmit_rings and queue < self.interface.transmit_queues:
                 self._transmit_krings[tx]["adapter"] = record.ctypes.data
                 tx += 1
+        if not self.sockets:
+            return
         # Buffers stand in the kernel's rings now as well, so a lost one cannot be told from one that is there.
         itself = weakref.ref(self)
         self.region.sharers.append(lambda: (port := itself()) is not None and not port.closed)
+
+    def _connect_frames(self, queues: list[int]) -> None:
+        """Let every receive ring's Kring know its queue's frames; let them come."""
+        assert self._frames is not None
+        for number, queue in enumerate(queue for queue in queues if queue < self.interface.receive_queues):
+            kring = self._receive_krings[number]
+            self.rx[number].adapter, kring["sync"] = frames_sync, frames_sync.pointer
+            kring["adapter"] = self._frames.records[queue : queue + 1].ctypes.data
+            kring["alarm"] = self._frames.alarm(queue)
+            self._bells.append(self._frames.bells[queue])
+            self._frames.take(queue)
 
     # -- while it is open ----------------------------------------------------------------------------------
 
@@ -311,6 +358,7 @@ class NicPort(Port):
 
     def descriptors(self) -> list[Watch]:
         watches = [Watch(socket.socket.fileno(), PACKETS) for socket in self.sockets if socket.receives]
+        watches += [Watch(bell, PACKETS) for bell in self._bells]
         if self._watch is not None:
             watches.append(Watch(self._watch.fileno(), PYTHON))
         return watches
@@ -323,6 +371,8 @@ class NicPort(Port):
         found: dict[str, int] = {}
         if self._live is not None and self._live.lost:
             found["lost"] = self._live.lost
+        if self._frames is not None:
+            found |= {name: count for name, count in self._frames.dropped().items() if count}
         for socket in self.sockets:
             kernel = socket.statistics()
             for name, count in (
@@ -342,7 +392,8 @@ class NicPort(Port):
     def description(self) -> str:
         queues = max(len(self.tx), len(self.rx))
         notes = f" ({'; '.join(self.notes)})" if self.notes else ""
-        return f"AF_XDP, {self.mode} mode, {queues} queue{'s' * (queues != 1)}{notes}"
+        way = ", frames in memory" if self._frames is not None else ""
+        return f"AF_XDP, {self.mode} mode{way}, {queues} queue{'s' * (queues != 1)}{notes}"
 
     @property
     def transmits_by(self) -> str:
@@ -398,7 +449,7 @@ class NicPort(Port):
         finally:
             if self._live is not None:
                 self._live.close()
-            for part in (self._link, self._map, *self.sockets, self._watch, self._network):
+            for part in (self._link, self._frames, self._map, *self.sockets, self._watch, self._network):
                 if part is not None:
                     part.close()
 
