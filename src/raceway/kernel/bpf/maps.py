@@ -81,9 +81,9 @@ class Map(Descriptor):
     """A map. Gone when nobody has a descriptor of it, no program uses it and no array over its memory is left.
 
     kind: `MapKind`; key_size and value_size: bytes; entries: how many at most; name: shown by the kernel's tools;
-    flags: MAP_ values of `system`; inner: for a map of maps, one of the kind that it holds. Keys and values are bytes of
-    exactly those sizes, or integers in the machine's byte order. Of a map with one value a processor, a value is one of
-    `stride` bytes for every possible processor.
+    flags: MAP_ values of `system`; inner: for a map of maps, one of the kind that it holds. Keys and values are bytes
+    of exactly those sizes, or integers in the machine's byte order. Of a map with one value a processor, a value is one
+    of `stride` bytes for every possible processor.
     Raises PermissionNeededError and OSError.
     """
 
