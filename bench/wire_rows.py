@@ -51,7 +51,7 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
         ),
         (
             partial(wires.receive, seconds, "@xdp:rx=memory"),
-            [(partial(dpdk_receive, seconds), [_row("the same, with `@xdp:rx=memory`", f"{peer}rxonly", 1.2)])],
+            [(partial(dpdk_receive, seconds), [_row("RX and count, `@xdp:rx=memory`", f"{peer}rxonly", 1.2)])],
         ),
         (
             partial(wires.forward, seconds),
@@ -72,6 +72,15 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
                     partial(udp_ping_pong, seconds, spin=True),
                     [_trip(work, "kernel UDP sockets, spinning") for work in both],
                 ),
+            ],
+        ),
+        (
+            partial(wires.ping_pong, seconds, "@xdp:rx=memory"),
+            [
+                (
+                    partial(dpdk_echo, seconds),
+                    [_trip(f"{work}, `@xdp:rx=memory`", "DPDK af_xdp, testpmd echoes") for work in both],
+                )
             ],
         ),
         (

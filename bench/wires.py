@@ -137,10 +137,11 @@ def forward(seconds: float = SECONDS, way: str = "") -> list[Measurement]:
         return [in_millions("raceway bridge", value, detail, tool.command)]
 
 
-def ping_pong(seconds: float = SECONDS) -> list[Measurement]:
-    """`pkt-gen -f ping` at a and `pkt-gen -f pong` at b: the round trip's median and 99th percentile."""
+def ping_pong(seconds: float = SECONDS, way: str = "") -> list[Measurement]:
+    """`pkt-gen -f ping` at a and `pkt-gen -f pong` at b, opened in this `way`: the round trip's median and 99th
+    percentile."""
     with Stage() as stage:
-        port = f"netmap:{stage.lab.interface('b')}"
+        port = f"netmap:{stage.lab.interface('b')}{way}"
         with _tool(stage, "b", "pkt-gen", "-f", "pong", "-i", port, "-T", "0", cpu=WORK_CPU) as echo:
             echo.ready()
             figures = ping(stage, "raceway ping, raceway pong", seconds)
