@@ -149,10 +149,22 @@ def ping_pong(seconds: float = SECONDS, way: str = "") -> list[Measurement]:
         return figures
 
 
-def ping(stage: Stage, name: str, seconds: float) -> list[Measurement]:
+def lone_packets(seconds: float = SECONDS) -> list[Measurement]:
+    """The same with 20 packets a second, so that both ends sleep when one comes, and nothing is warm: what a trickle
+    pays."""
+    with Stage() as stage:
+        port = f"netmap:{stage.lab.interface('b')}"
+        with _tool(stage, "b", "pkt-gen", "-f", "pong", "-i", port, "-T", "0", cpu=WORK_CPU) as echo:
+            echo.ready()
+            figures = ping(stage, "raceway ping -R 20, raceway pong", seconds, "-R", "20")
+            echo.stop()
+        return figures
+
+
+def ping(stage: Stage, name: str, seconds: float, *more: str) -> list[Measurement]:
     """The pinger of every row of round trips on AF_XDP: `pkt-gen -f ping` at a, whoever echoes at b."""
     port = f"netmap:{stage.lab.interface('a')}"
-    with _tool(stage, "a", "pkt-gen", "-f", "ping", "-i", port, "-T", "0", cpu=SOURCE_CPU) as tool:
+    with _tool(stage, "a", "pkt-gen", "-f", "ping", "-i", port, "-T", "0", *more, cpu=SOURCE_CPU) as tool:
         tool.ready()
         time.sleep(seconds)
         report = tool.stop()
