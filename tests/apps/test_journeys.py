@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -345,3 +346,20 @@ def test_dump_records_what_comes_through_a_pipe_until_the_stream_ends(pipe_name,
     told = json.loads(output.splitlines()[-1])
     assert (told["packets"], told["drops"]) == (2000, {})
     assert list(raceway.load_capture(out)) == frames
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda one: one.name)
+def test_who_ends_a_recording_gets_a_whole_file_and_the_report(tmp_path, ending):
+    out = tmp_path / "out.pcapng"
+    tool = subprocess.Popen(
+        [*RACEWAY, "pkt-gen", "-f", "tx", "-i", f"pcap:{out}", "-R", "1000", "-T", "50", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert tool.stderr is not None
+    while "pps" not in (line := tool.stderr.readline()) or ": 0 pps" in line:
+        assert line, "it sent nothing"
+    tool.send_signal(ending)
+    said, _ = tool.communicate(timeout=60)
+    report = json.loads(said.splitlines()[-1])
+    assert (report["ended"], tool.returncode) == ("interrupted", 0)
+    assert len(raceway.load_capture(out)) == report["packets"] > 0

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from labs import needs, needs_root
+from raceway.memory.jit import INTERPRETED
 
 DOCUMENTS = Path(__file__).parents[2] / "docs"
 pytestmark = [needs_root, needs("curl", "ping")]
@@ -49,8 +50,11 @@ class Tutorial:
         return re.sub(r"^raceway lab (up|down|run)", rf"raceway lab \1 {self.lab}", line)
 
     def run(self, start: str, *, ok: bool = True) -> str:
+        return self.run_line(self.command(start), ok=ok)
+
+    def run_line(self, line: str, *, ok: bool = True) -> str:
         done = subprocess.run(
-            self.command(start), shell=True, capture_output=True, text=True, timeout=120, cwd=self.folder,
+            line, shell=True, capture_output=True, text=True, timeout=120, cwd=self.folder,
             env=self.environment, check=False,
         )  # fmt: skip
         assert not ok or done.returncode == 0, done.stderr
@@ -108,6 +112,14 @@ def test_see_your_nics_packets(tutorial):
                 break
         assert look.wait(10) == 0
     assert "3 received" in tutorial.run("raceway lab run a ping")
+    with tutorial.running("raceway lab run b raceway pkt-gen", "AF_XDP, copy mode") as counter:
+        sending = tutorial.command("raceway lab run a raceway pkt-gen")
+        count = f"{'2,000,000' if not INTERPRETED else '200'} packets"
+        sent = tutorial.run_line(sending if not INTERPRETED else sending.replace("2000000", "200"))
+        assert f"pkt-gen tx veth0: {count}" in sent
+        os.killpg(counter.pid, signal.SIGTERM)
+        counted, _ = counter.communicate(timeout=30)
+        assert re.search(r"pkt-gen rx veth0: [1-9][\d,]* packets", counted), counted
 
 
 @pytest.mark.parametrize("tutorial", ["between-nic-and-host.md"], indirect=True)

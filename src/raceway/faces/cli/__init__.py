@@ -7,6 +7,7 @@ tool's module holds its options and help; the work is done in `raceway.apps`.
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 
 from raceway.faces.cli.application import application
@@ -16,6 +17,11 @@ def main() -> None:
     """Entry point of the `raceway` command."""
     from raceway.faces.cli.errors import report
 
+    # Whoever ends a tool, `timeout`, a service manager or a closed terminal, gets the report and whole files as with
+    # Ctrl-C. (What is ignored, as by nohup, stays ignored.)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) == signal.SIG_DFL:
+            signal.signal(ending, signal.default_int_handler)
     try:
         application()(prog_name="raceway")
     except KeyboardInterrupt:
