@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raceway.compile.addresses import prefix as prefix
-    from raceway.compile.errors import PacketFunctionError as PacketFunctionError
+    from raceway.compile.errors import (
+        ExpressionError as ExpressionError,
+        PacketFunctionError as PacketFunctionError,
+    )
     from raceway.compile.function import PacketFunction as PacketFunction, packet_function as packet_function
     from raceway.compile.packet import Packet as Packet
+    from raceway.compile.pcap_filter.expression import Expression as Expression, expression as expression
     from raceway.compile.state import (
         Counters as Counters,
         HashTable as HashTable,
@@ -62,6 +66,9 @@ _HOMES = {
     "PacketFunction": "compile.function",
     "PacketFunctionError": "compile.errors",
     "Packet": "compile.packet",
+    "expression": "compile.pcap_filter.expression",
+    "Expression": "compile.pcap_filter.expression",
+    "ExpressionError": "compile.errors",
     "prefix": "compile.addresses",
     "Verdict": "compile.verdicts",
     "ABORTED": "compile.verdicts",

@@ -1,4 +1,5 @@
-"""The one error of this floor that users meet: their function cannot become a packet function, and why."""
+"""The errors of this floor that users meet: their function cannot become a packet function, or their words no filter,
+and why."""
 
 from __future__ import annotations
 
@@ -30,3 +31,7 @@ class PacketFunctionError(Exception):
         before = self.source[: max(self.column - 1, 0)].expandtabs(4)
         indent = len(shown) - len(shown.lstrip())
         return f"{where}\n    {shown.lstrip()}\n    {' ' * max(len(before) - indent, 0)}^"
+
+
+class ExpressionError(ValueError):
+    """A pcap filter expression that libpcap refuses, in libpcap's own words, or a filter program that is not sound."""

@@ -15,6 +15,7 @@ from raceway.memory.jit import interpreted_batches
 
 if TYPE_CHECKING:
     from raceway.compile.function import PacketFunction
+    from raceway.compile.pcap_filter.expression import Expression
 
 # Far below every address that machine code can have.
 _numbers = itertools.count(1)
@@ -33,7 +34,7 @@ class Kernel(Protocol):
 class InterpretedKernel:
     """Runs the function as it is written, packet by packet. `call_batch` finds it only where all is interpreted."""
 
-    def __init__(self, function: PacketFunction) -> None:
+    def __init__(self, function: PacketFunction | Expression) -> None:
         self.function = function
         self.address = next(_numbers)
         interpreted_batches[self.address] = self

@@ -68,7 +68,12 @@ class _Helpers:
 
     def __call__(self, function: Any, source: Source, node: ast.AST) -> Any:
         from raceway.compile.function import PacketFunction
+        from raceway.compile.pcap_filter.expression import Expression
 
+        if isinstance(function, Expression):
+            from raceway.compile.pcap_filter.native import in_functions
+
+            return in_functions(function)
         if isinstance(function, PacketFunction):
             function = function.function
         if function in self.above:
