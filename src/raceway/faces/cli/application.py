@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import raceway
-from raceway.faces.cli import bridge, demo, doctor, dump, lab, pkt_gen, ports, replay
+from raceway.faces.cli import bridge, demo, doctor, dump, filter as filter_tool, lab, pkt_gen, ports, replay
 
 
 def _version(wanted: bool) -> None:
@@ -42,6 +42,7 @@ def application() -> typer.Typer:
     app.command("pkt-gen", epilog=getattr(pkt_gen, "EPILOG", None))(pkt_gen.command)
     app.command("bridge", epilog=bridge.EPILOG)(bridge.command)
     app.command("dump", epilog=dump.EPILOG)(dump.command)
+    app.command("filter", epilog=filter_tool.EPILOG)(filter_tool.command)
     app.command("replay", epilog=replay.EPILOG)(replay.command)
     app.command("doctor", epilog=doctor.EPILOG)(doctor.command)
     app.command("ports", epilog=ports.EPILOG)(ports.command)

@@ -64,6 +64,8 @@ class CaptureReader:
         self._failure: Exception | None = None
         self.link_type: int | None = None
         """LINKTYPE_ value of the file's first interface; None while a pcapng file has described none."""
+        self.snaplen = 0
+        """Bytes to which a pcap file says that its packets are cut; of a pcapng file each interface says it."""
         self.interfaces: list[InterfaceDescription] = []
         """The interfaces that the current pcapng section has described so far."""
         self._file = File(self.path)
@@ -199,6 +201,7 @@ class CaptureReader:
         record.link_type = _in_metadata(header.link_type)
         record.begin = formats.FILE_HEADER
         self.link_type = header.link_type
+        self.snaplen = header.snaplen
 
     def _header_length(self) -> int:
         """Bytes without which the file's kind and header cannot be read: a live pcapng stream may have no 24

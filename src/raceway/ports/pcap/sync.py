@@ -35,7 +35,7 @@ _PCAP_SECONDS_MAXIMUM = (1 << 32) - 1
 
 
 @inner
-def _copy_packet(destination: int, source: int, length: int, room: int) -> None:
+def copy_packet(destination: int, source: int, length: int, room: int) -> None:
     """Copy `length` bytes; where `room` bytes may be read there and written here, by whole lines if that is
     quicker."""
     if length <= _LINES_MAXIMUM and (length + _LINE - 1) & -_LINE <= room:
@@ -101,7 +101,7 @@ def receive_sync(kring: Kring, ring: Ring, count: int) -> None:
                 slot = Slot(kring.slots + tail * _SLOT)
                 length = min(left, buffer_size)
                 # A window has a line to spare behind it, so only the buffer bounds what may be written.
-                _copy_packet(buffers + slot.buffer * buffer_size, data, length, buffer_size)
+                copy_packet(buffers + slot.buffer * buffer_size, data, length, buffer_size)
                 data += length
                 left -= length
                 slot.length = length
@@ -133,7 +133,7 @@ def receive_sync(kring: Kring, ring: Ring, count: int) -> None:
 
 
 @inner
-def _write_header(writer: Writer, at: int, captured: int, wire: int, time: int, link_type: int) -> int:
+def write_header(writer: Writer, at: int, captured: int, wire: int, time: int, link_type: int) -> int:
     """Write a packet's header at address `at` of the window, and return where its bytes go."""
     if writer.format == PCAP:
         seconds = time // NANOSECONDS
@@ -154,6 +154,18 @@ def _write_header(writer: Writer, at: int, captured: int, wire: int, time: int, 
     store_32(at + 20, captured)
     store_32(at + 24, wire)
     return at + 28
+
+
+@inner
+def write_end(writer: Writer, start: int, at: int, captured: int) -> int:
+    """Write what comes behind the packet whose header is at `start` and whose bytes end at `at`; where that ends."""
+    if writer.format != PCAP:
+        # Padding is less than four bytes, and the block's length comes right behind it.
+        store_32(at, 0)
+        at = start + 28 + ((captured + 3) & -4)
+        store_32(at, PACKET_MINIMUM + ((captured + 3) & -4))
+        at += 4
+    return at
 
 
 @inner
@@ -258,14 +270,14 @@ def transmit_sync(kring: Kring, ring: Ring, count: int) -> None:
             writer.cut += 1
         time = _time(writer, ring, metadata, kring.metadata_used)
         start = writer.window + writer.used
-        at = _write_header(writer, start, captured, wire, time, link_type)
+        at = write_header(writer, start, captured, wire, time, link_type)
         left = captured
         while left > 0:
             slot = Slot(kring.slots + head * _SLOT)
             take = min(left, slot.length)
             source = kring.buffers + slot.buffer * buffer_size + slot.offset
             # The window has a line to spare, so only what is left of the buffer bounds what may be read.
-            _copy_packet(at, source, take, buffer_size - slot.offset)
+            copy_packet(at, source, take, buffer_size - slot.offset)
             at += take
             left -= take
             head += 1
@@ -274,13 +286,7 @@ def transmit_sync(kring: Kring, ring: Ring, count: int) -> None:
             if head == after:
                 left = 0
         head = after
-        if writer.format != PCAP:
-            # Padding is less than four bytes, and the block's length comes right behind it.
-            store_32(at, 0)
-            at = start + 28 + ((captured + 3) & -4)
-            store_32(at, PACKET_MINIMUM + ((captured + 3) & -4))
-            at += 4
-        writer.used = at - writer.window
+        writer.used = write_end(writer, start, at, captured) - writer.window
         packets += 1
         octets += length
     writer.packets += packets
