@@ -46,8 +46,8 @@ def compile_expression(
     # libpcap's parser has state of its own for each expression, but the look-ups of names do not promise that.
     with _lock:
         try:
-            dead = cypcap.open_dead(_DLT_OF.get(link_type, link_type), snaplen)
-            compiled = dead.compile(text, optimise, netmask)
+            with cypcap.open_dead(_DLT_OF.get(link_type, link_type), snaplen) as dead:
+                compiled = dead.compile(text, optimise, netmask)
         except cypcap.Error as error:
             raise ExpressionError(str(error.args[-1])) from None
     return Program(tuple(compiled))

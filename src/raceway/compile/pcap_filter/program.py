@@ -117,9 +117,10 @@ class Program:
         return frozenset(found)
 
     @cached_property
-    def loops(self) -> bool:
-        """Whether a jump goes back."""
-        return any(one.kind == JMP and min(targets(index, one)) <= index for index, one in enumerate(self))
+    def heads(self) -> frozenset[int]:
+        """Indexes that are jumped back to: where loops begin."""
+        jumps = [(index, targets(index, one)) for index, one in enumerate(self) if one.kind == JMP]
+        return frozenset(target for index, found in jumps for target in found if target <= index)
 
     def text(self) -> str:
         """The program as `tcpdump -d` shows one."""

@@ -68,6 +68,7 @@ _COMPARISONS = {
     "<=": 0xB0, "s<": 0xC0, "s<=": 0xD0,
 }  # fmt: skip
 _ALWAYS, _CALL, _EXIT = 0x00, 0x80, 0x90
+_MAY_GOTO = 0xE0  # BPF_JCOND; Linux's own, not in RFC 9669
 # Section 5.3; in the immediate
 _ATOMICS = {"+": 0x00, "|": 0x40, "&": 0x50, "^": 0xA0, "xchg": 0xE0, "cmpxchg": 0xF0}
 _FETCH = 0x01
@@ -259,6 +260,11 @@ class Assembler:
         code = _find("comparison", op, _COMPARISONS)
         self._jumps.append((len(self), label))
         return self._operate(_JMP if wide else _JMP32, code, dst, operand)
+
+    def may_goto(self, label: str) -> Assembler:
+        """Go on at a label once the kernel has had enough of this loop; until then, with what follows (Linux 6.9)."""
+        self._jumps.append((len(self), label))
+        return self._emit(_JMP | _MAY_GOTO)
 
     def call(self, helper: int) -> Assembler:
         """R0 = the kernel's helper function of this number (`Helper`), of R1 to R5, which are lost."""
