@@ -73,7 +73,9 @@ class Targets:
         return expected
 
     def about(self, target, packets, found, expected):
-        index = next(index for index, pair in enumerate(zip(found, expected, strict=True)) if len(set(pair)) > 1)
+        index = next(
+            index for index, pair in enumerate(zip(found, expected, strict=True)) if len(set(pair)) > 1
+        )
         return (
             f"{target}: {found[index]}, libpcap: {expected[index]}, packet {index}: {packets[index][:120].hex()}\n"
             f"{self.program.text()}"

@@ -30,8 +30,8 @@ LONGEST = 65_535
 _DATA, _DATA_END, _DATA_META, _QUEUE = 0, 4, 8, 16  # struct xdp_md
 _LOADED, _WIRE, _CAPTURED, _MEMORY = -8, -16, -24, -88
 _TOLD = 8
-"""Bytes of metadata before a packet on a test run: its lengths on the wire and here, two 32-bit numbers. (The kernel runs
-no packet of less than 14 bytes, so shorter ones come with more bytes than are theirs.)"""
+"""Bytes of metadata before a packet on a test run: its lengths on the wire and here, two 32-bit numbers. (The kernel
+runs no packet of less than 14 bytes, so shorter ones come with more bytes than are theirs.)"""
 _SHORTEST = 14
 
 
@@ -228,9 +228,9 @@ class _Translator:
 
 
 class KernelFilter:
-    """A program loaded into the kernel, to be run there on bytes (BPF_PROG_TEST_RUN). Root, or CAP_BPF and CAP_NET_ADMIN.
+    """A program loaded into the kernel, to be run there on bytes (BPF_PROG_TEST_RUN).
 
-    Raises VerifierError, PermissionNeededError, OSError.
+    Needs root, or CAP_BPF and CAP_NET_ADMIN. Raises VerifierError, PermissionNeededError, OSError.
     """
 
     def __init__(self, program: Program) -> None:
@@ -249,7 +249,9 @@ class KernelFilter:
 
     def _run(self, data: bytes, wire_length: int, repeat: int) -> tuple[int, int]:
         if len(data) > LONGEST:
-            raise ValueError(f"a packet of {len(data):,} bytes: the kernel runs programs on at most {LONGEST:,}")
+            raise ValueError(
+                f"a packet of {len(data):,} bytes: the kernel runs programs on at most {LONGEST:,}"
+            )
         told = struct.pack("=II", wire_length & 0xFFFFFFFF, len(data))
         packet = data if len(data) >= _SHORTEST else data.ljust(_SHORTEST, b"\0")
         context = xdp_context(len(packet), metadata=_TOLD)

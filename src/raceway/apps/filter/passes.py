@@ -17,7 +17,10 @@ from raceway.ports.pcap.records import Reader, Writer
 from raceway.ports.pcap.sync import copy_packet, write_end, write_header
 
 PASS = np.dtype(
-    [(name, "<i8") for name in ("reader", "writer", "slots", "metadata", "limit", "count", "accepted", "next")]
+    [
+        (name, "<i8")
+        for name in ("reader", "writer", "slots", "metadata", "limit", "count", "accepted", "next")
+    ]
 )
 """`slots`, `metadata`: `limit` rows of each, of which `count` are in use; a slot's buffer is the packet's offset in the
 window. `accepted`: as many 32-bit numbers, 0 for packets that are not written. `next`: the first that is not yet."""

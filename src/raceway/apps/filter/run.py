@@ -105,7 +105,13 @@ def _number(kind: int) -> int:
 
 
 def run_filter(
-    file: str, output: str | None, text: str, *, target: str = "native", each: bool = False, json: bool = False
+    file: str,
+    output: str | None,
+    text: str,
+    *,
+    target: str = "native",
+    each: bool = False,
+    json: bool = False,
 ) -> None:
     """Filter a capture file and say what came of it.
 

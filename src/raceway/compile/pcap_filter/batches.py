@@ -45,9 +45,7 @@ class InterpretedFilterKernel(InterpretedKernel):
                     batch.other_error = batch.other_error + 1
                     continue
                 wire = metadata.wire_length or wire
-            data: Any = _memory(
-                batch.buffers + slot.buffer * batch.buffer_size + slot.offset, slot.length
-            )
+            data: Any = _memory(batch.buffers + slot.buffer * batch.buffer_size + slot.offset, slot.length)
             accepted = interpreter.run(self.expression.program, data, wire)
             verdicts[index] = Verdict.PASS if accepted else Verdict.DROP
         return count

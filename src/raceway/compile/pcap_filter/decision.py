@@ -1,15 +1,15 @@
 """A classic BPF program as a decision diagram over fields at known places, so that many packets can be decided at once.
 
-Following the program with symbols instead of numbers, every load at a constant offset is a field. An index register that
-holds the length of an IPv4 header (`ldx 4*([14]&0xf)`) is taken for 20, as nearly all headers have it, and the diagram
-says where that was assumed: where it does not hold the packet is decided by the program itself. What else depends on a
-packet in its place (a second header's length, a loop) goes there too.
+Following the program with symbols instead of numbers, every load at a constant offset is a field. An index register
+that holds the length of an IPv4 header (`ldx 4*([14]&0xf)`) is taken for 20, as nearly all headers have it, and the
+diagram says where that was assumed: where it does not hold the packet is decided by the program itself. What else depends
+on a packet in its place (a second header's length, a loop) goes there too.
 
     Test    a comparison of values: on to `yes` or to `no`
     Leaf    ACCEPT so many bytes, REJECT, or CAREFUL: run the program
 
-A load past the packet's end rejects, so before a field is looked at there is a Test of the packet's length, unless every
-way there has made it.
+A load past the packet's end rejects, so before a field is looked at there is a Test of the packet's length, unless
+every way there has made it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Unsuitable(Exception):
 
 
 def decide(program: Program) -> list[Node]:
-    """Make the diagram: its nodes in an order in which every node stands before those it leads to. Raises Unsuitable."""
+    """Make the diagram: its nodes, each before those that it leads to. Raises Unsuitable."""
     if program.heads:
         raise Unsuitable("a loop")
     try:
@@ -160,7 +160,7 @@ def _ordered(root: Node) -> list[Node]:
 
 
 class _State(NamedTuple):
-    index: int
+    at: int
     a: Value
     x: Value
     memory: tuple[Value, ...]
@@ -194,8 +194,8 @@ class _Follower:
         return known
 
     def step(self, state: _State) -> Node:
-        one = self.program[state.index]
-        onward = state._replace(index=state.index + 1)
+        one = self.program[state.at]
+        onward = state._replace(at=state.at + 1)
         kind = one.kind
         if kind in (bpf.LD, bpf.LDX):
             return self.load(state, one)
@@ -228,11 +228,10 @@ class _Follower:
         return self.follow(onward._replace(a=("op", operation, a, operand)))
 
     def load(self, state: _State, one: bpf.Instruction) -> Node:
-        name = "a" if one.kind == bpf.LD else "x"
-        onward = state._replace(index=state.index + 1)
+        onward = state._replace(at=state.at + 1)
 
-        def loaded(value: Value, onward: _State = onward) -> Node:
-            return self.follow(onward._replace(**{name: value}))
+        def loaded(value: Value) -> Node:
+            return self.follow(onward._replace(a=value) if one.kind == bpf.LD else onward._replace(x=value))
 
         if one.mode == bpf.IMM:
             return loaded(("const", one.k))
@@ -259,18 +258,18 @@ class _Follower:
         return Test(Equal(((offset, 0x0F, USUAL_HEADER >> 2),)), usual, self.leaf(CAREFUL))
 
     def jump(self, state: _State, one: bpf.Instruction, operand: Value) -> Node:
-        found = targets(state.index, one)
+        found = targets(state.at, one)
         if one.operation == bpf.JA:
-            return self.follow(state._replace(index=found[0]))
+            return self.follow(state._replace(at=found[0]))
         yes, no = found
         if yes == no:
-            return self.follow(state._replace(index=yes))
+            return self.follow(state._replace(at=yes))
         condition, inverted = _condition(one.operation, state.a, operand)
         if isinstance(condition, bool):
-            return self.follow(state._replace(index=yes if condition else no))
+            return self.follow(state._replace(at=yes if condition else no))
         if inverted:
             yes, no = no, yes
-        return Test(condition, self.follow(state._replace(index=yes)), self.follow(state._replace(index=no)))
+        return Test(condition, self.follow(state._replace(at=yes)), self.follow(state._replace(at=no)))
 
 
 def _put(memory: tuple[Value, ...], index: int, value: Value) -> tuple[Value, ...]:

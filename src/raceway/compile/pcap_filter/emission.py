@@ -29,7 +29,9 @@ def emit(builder: Any, program: Program, data: Any, length: Any, wire_length: An
 
 
 class _Emitter:
-    def __init__(self, builder: Any, program: Program, data: Any, length: Any, wire: Any, farthest: int) -> None:
+    def __init__(
+        self, builder: Any, program: Program, data: Any, length: Any, wire: Any, farthest: int
+    ) -> None:
         self.builder, self.program = builder, program
         self.data, self.length, self.wire, self.farthest = data, length, wire, farthest
         with builder.goto_entry_block():

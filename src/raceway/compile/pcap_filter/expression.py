@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from raceway.compile.headers import MAXIMUM_PACKET
 from raceway.compile.kernel import InterpretedKernel, Kernel
-from raceway.compile.packet import MAXIMUM_PACKET, Packet
+from raceway.compile.packet import Packet
 from raceway.compile.pcap_filter import interpreter
 from raceway.compile.pcap_filter.libpcap import (
     ETHERNET,
@@ -61,7 +62,9 @@ class Expression:
         """The expression's text: what reports call it."""
         return self.text
 
-    def __call__(self, packet: Packet | bytes | bytearray | memoryview, wire_length: int | None = None) -> int:
+    def __call__(
+        self, packet: Packet | bytes | bytearray | memoryview, wire_length: int | None = None
+    ) -> int:
         """Bytes accepted of a packet, 0 for no. wire_length: bytes on the wire, if a capture has cut the packet."""
         if isinstance(packet, Packet):
             data: Any = packet.data[:MAXIMUM_PACKET]

@@ -57,7 +57,7 @@ class Reference:
     """libpcap's own interpreter for a program: the peer that every target is compared with."""
 
     def __init__(self, program: Program) -> None:
-        words = [(one.code, one.jt, one.jf, one.k) for one in program]
+        words = [_Instruction(one.code, one.jt, one.jf, one.k) for one in program]
         self._instructions = (_Instruction * len(words))(*words)
         self._filter = _bpf_filter()
 

@@ -23,10 +23,16 @@ from raceway.memory.layout import BATCH, METADATA, SLOT
 _i1, _i8, _i32, _i64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _LANES8, _LANES32 = ir.VectorType(_i8, LANES), ir.VectorType(_i32, LANES)
 _ABORTED, _DROP, _PASS = 0, 1, 2
+_LENGTH_AT: int = SLOT.fields["length"][1]  # type: ignore[index]
+_OTHER_ERROR_AT: int = BATCH.fields["other_error"][1]  # type: ignore[index]
 
 
 def _number(value: int) -> Any:
     return ir.Constant(_i64, value)
+
+
+def _mask(places: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(_i32, len(places)), places)
 
 
 def build(program: Program, link_type: int, *, counts: bool, wide: bool = True) -> ir.Module:
@@ -60,7 +66,13 @@ class _Loop:
     def __init__(
         self, module: Any, one: Any, program: Program, nodes: Any, link_type: int, counts: bool
     ) -> None:
-        self.one, self.program, self.nodes, self.link_type, self.counts = one, program, nodes, link_type, counts
+        self.one, self.program, self.nodes, self.link_type, self.counts = (
+            one,
+            program,
+            nodes,
+            link_type,
+            counts,
+        )
         self.function = ir.Function(module, ir.FunctionType(_i64, [_i64]), "kernel")
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
 
@@ -71,7 +83,16 @@ class _Loop:
         builder = self.builder
         self.fields = {
             name: self.load(self.function.args[0], BATCH, name)
-            for name in ("slots", "metadata", "buffers", "buffer_size", "slot_count", "first", "count", "verdicts")
+            for name in (
+                "slots",
+                "metadata",
+                "buffers",
+                "buffer_size",
+                "slot_count",
+                "first",
+                "count",
+                "verdicts",
+            )
         }
         self.index, self.at = builder.alloca(_i64), builder.alloca(_i64)
         self.wires = builder.alloca(_LANES32)
@@ -87,12 +108,8 @@ class _Loop:
         builder.position_at_end(more)
         if self.nodes is not None:
             several = self.block("several")
-            enough = builder.icmp_signed(
-                "<=", builder.add(index, _number(LANES)), self.fields["count"]
-            )
-            straight = builder.icmp_signed(
-                "<=", builder.add(at, _number(LANES)), self.fields["slot_count"]
-            )
+            enough = builder.icmp_signed("<=", builder.add(index, _number(LANES)), self.fields["count"])
+            straight = builder.icmp_signed("<=", builder.add(at, _number(LANES)), self.fields["slot_count"])
             builder.cbranch(builder.and_(enough, straight), several, single)
             builder.position_at_end(several)
             self.several(index, at, single)
@@ -107,7 +124,7 @@ class _Loop:
 
     def load(self, address: Any, record: Any, name: str) -> Any:
         """A field of a record, as i64."""
-        kind, offset = record.fields[name][:2]
+        kind, offset = record.fields[name][:2]  # type: ignore[index,unused-ignore]
         width = ir.IntType(8 * kind.itemsize)
         place = self.builder.inttoptr(self.builder.add(address, _number(offset)), width.as_pointer())
         value = self.builder.load(place)
@@ -185,7 +202,7 @@ class _Loop:
     def strange(self, index: Any) -> None:
         """A packet of another link type: ABORTED, or nothing accepted, and counted."""
         builder = self.builder
-        place = builder.add(self.function.args[0], _number(BATCH.fields["other_error"][1]))
+        place = builder.add(self.function.args[0], _number(_OTHER_ERROR_AT))
         counter = builder.inttoptr(place, _i64.as_pointer())
         builder.store(builder.add(builder.load(counter), _number(1)), counter)
         if self.counts:
@@ -200,16 +217,15 @@ class _Loop:
         builder = self.builder
         slot = self.row("slots", SLOT, at)
         rows = [builder.add(slot, _number(SLOT.itemsize * lane)) for lane in range(LANES)]
-        starts = [self.packet(row)[0] for row in rows]
-        captured = self.lanes([self.length(row) for row in rows])
-        if self.program.uses_length:
-            builder.store(captured, self.wires)
+        # First what the metadata say, so that nothing is carried over this branch.
         look, decide_ = self.block("look_at_all"), self.block("decide")
         builder.cbranch(self.known, look, decide_)
         builder.position_at_end(look)
         about = self.row("metadata", METADATA, at)
         found = [
-            self.about(builder.add(about, _number(METADATA.itemsize * lane)), self.load(rows[lane], SLOT, "length"))
+            self.about(
+                builder.add(about, _number(METADATA.itemsize * lane)), self.load(rows[lane], SLOT, "length")
+            )
             for lane in range(LANES)
         ]
         strange = found[0][0]
@@ -219,7 +235,11 @@ class _Loop:
             builder.store(self.lanes([builder.trunc(wire, _i32) for _, wire in found]), self.wires)
         builder.cbranch(strange, single, decide_)
         builder.position_at_end(decide_)
-        wire = builder.load(self.wires) if self.program.uses_length else captured
+        starts = [self.packet(row)[0] for row in rows]
+        captured = self.lengths(rows)
+        wire = captured
+        if self.program.uses_length:
+            wire = builder.select(self.known, builder.load(self.wires), captured)
         layout = lay_out(self.nodes)
         long = self.readable(starts, captured, layout.end)
         inside, crossing = self.block("inside"), self.block("crossing")
@@ -251,10 +271,22 @@ class _Loop:
         there = builder.icmp_unsigned("==", empty, ir.Constant(ir.IntType(LANES), 0))
         return builder.and_(one_page, there)
 
-    def length(self, row: Any) -> Any:
-        """A slot's length as i32."""
-        place = self.builder.add(row, _number(SLOT.fields["length"][1]))
-        return self.builder.load(self.builder.inttoptr(place, _i32.as_pointer()))
+    def lengths(self, rows: list[Any]) -> Any:
+        """The slots' lengths side by side: a slot is four 32-bit numbers, of which the second is the length."""
+        builder = self.builder
+        four = ir.VectorType(_i32, 4)
+        parts = [builder.load(builder.inttoptr(row, four.as_pointer()), align=4) for row in rows]
+        place = _LENGTH_AT // 4
+        while len(parts) > 1:
+            width = len(rows) // len(parts)
+            taken = range(width) if width > 1 else (place,)
+            parts = [
+                builder.shuffle_vector(
+                    left, right, _mask([*taken, *(left.type.count + one for one in taken)])
+                )
+                for left, right in zip(parts[::2], parts[1::2], strict=True)
+            ]
+        return parts[0]
 
     def lanes(self, values: list[Any]) -> Any:
         builder = self.builder

@@ -1,4 +1,4 @@
-"""The native target: filters inlined into packet functions, and batch kernels of their own. Only imported to compile."""
+"""The native target: filters inlined into packet functions, and batch kernels. Only imported to compile."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ class Wide:
         if one in self.known:
             return self.known[one]
         if isinstance(one, Captured):
-            made = builder.icmp_unsigned(">=", self.captured, splat(one.least))
+            made = builder.icmp_signed(">", self.captured, splat(one.least - 1))
         elif isinstance(one, Equal):
             made = None
             for plane, bits in self.layout.places[one]:

@@ -20,7 +20,10 @@ def command(
     file: Annotated[
         str,
         typer.Option(
-            "-r", metavar="FILE", help="pcap or pcapng, plain or gzip; - is standard input.", show_default=False
+            "-r",
+            metavar="FILE",
+            help="pcap or pcapng, plain or gzip; - is standard input.",
+            show_default=False,
         ),
     ],
     expression: Annotated[
