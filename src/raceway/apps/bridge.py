@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from raceway.apps.forwarder.forwarder import Forwarder, Way
 from raceway.apps.forwarder.loop import forward
 from raceway.apps.report import Ticker, final_report, introduce
+from raceway.compile.pcap_filter.expression import Expression
 from raceway.errors import RacewayError
 from raceway.ports.names import PortKind, parse
 from raceway.ports.opening import open as open_port, prepare
@@ -52,8 +53,8 @@ def _is_new_file(name: str) -> bool:
 def ways_between(
     a: Port,
     b: Port,
-    forth: PacketFunction | None,
-    back: PacketFunction | None,
+    forth: PacketFunction | Expression | None,
+    back: PacketFunction | Expression | None,
     *,
     interpreted: bool,
     limit: int,
@@ -74,16 +75,19 @@ def ways_between(
 def run_bridge(
     first: str,
     second: str,
-    forth: PacketFunction | None,
-    back: PacketFunction | None,
+    forth: PacketFunction | Expression | None,
+    back: PacketFunction | Expression | None,
     *,
     interpreted: bool = False,
     limit: int = 0,
     json: bool = False,
+    expression: str | None = None,
 ) -> None:
     """Bridge two ports by name until both have ended, the limit is reached or Ctrl-C."""
     _compile(first, second, *(() if interpreted else (forth, back)))
     with joined_ports(first, second) as (a, b):
+        if expression is not None:
+            forth, back = (Expression(expression, port.link_type) for port in (a, b))
         forwarder = Forwarder(ways_between(a, b, forth, back, interpreted=interpreted, limit=limit))
         how = (
             "by swapping buffers in one region" if a.region is b.region else "by copying between two regions"
@@ -115,7 +119,7 @@ def run_bridge(
             raise failure
 
 
-def _compile(first: str, second: str, *functions: PacketFunction | None) -> None:
+def _compile(first: str, second: str, *functions: PacketFunction | Expression | None) -> None:
     """All that is to be compiled, before a port is open: from then on a host may be waiting for its packets."""
     forward.prepare()
     for name in (first, second):

@@ -9,6 +9,7 @@ from typing import Any
 from raceway.apps.forwarder.forwarder import Forwarder, Way
 from raceway.apps.report import Ticker, final_report, introduce
 from raceway.apps.summary import summary_line
+from raceway.compile.pcap_filter.expression import Expression
 from raceway.errors import EndOfStream
 from raceway.ports.geometry import Geometry
 from raceway.ports.names import PortKind, RegistrationMode, parse
@@ -17,16 +18,22 @@ from raceway.ports.pcap.port import CapturePort
 from raceway.ports.port import Port
 
 
-def record(port: str, file: str, *, limit: int, json: bool) -> None:
-    """Record what a port receives to a capture file."""
+def record(port: str, file: str, *, limit: int, json: bool, expression: str = "") -> None:
+    """Record what a port receives, or what an expression accepts of it, to a capture file."""
     with _open_to_look(port) as source:
         introduce(source)
+        wanted = _filter(expression, source)
         slots = max((ring.size for ring in source.rx), default=1024)
         target = CapturePort(f"pcap:{file}", file, Geometry(transmit_slots=slots), source.region, write=True)
         with target:
             _wait_for_first(source)
             target.be_of_link_type(source.link_type)
-            forwarder = Forwarder([Way(source, target, limit=limit)])
+            if wanted is not None and wanted.link_type != source.link_type:
+                wanted = _filter(expression, source)
+            way = Way(source, target, limit=limit)
+            if wanted is not None:
+                way = Way(source, target, wanted, limit_sent=limit)
+            forwarder = Forwarder([way])
             ticker = Ticker()
             began = time.monotonic()
 
@@ -46,9 +53,11 @@ def record(port: str, file: str, *, limit: int, json: bool) -> None:
                 "bytes": counted["taken_bytes"],
                 "batches": counted["batches"],
                 "seconds": seconds,
-                "drops": forwarder.drops() | source.drops() | target.drops(),
+                "drops": _named(forwarder.drops()) | source.drops() | target.drops(),
                 "file": file,
             }
+            if wanted is not None:
+                summary |= {"accepted": counted["sent"], "expression": expression}
         # Closed, so the file is whole when the report says so.
         final_report("dump", port, summary, json=json, to_stderr=file == "-")
 
@@ -67,6 +76,17 @@ def _open_to_look(port: str) -> Port:
     return open_port(port)
 
 
+def _filter(text: str, source: Port) -> Expression | None:
+    """The expression for the port's link type; None for an empty one, which accepts everything."""
+    return Expression(text, source.link_type) if text.strip() else None
+
+
+def _named(drops: dict[str, int]) -> dict[str, int]:
+    """Drops of the loop, in the words of a tool whose only packet function is a filter."""
+    names = {"function": "filter", "aborted": "other_link_type"}
+    return {names.get(name, name): count for name, count in drops.items()}
+
+
 def _wait_for_first(source: Port) -> None:
     """A file's header tells the link type, and a pipe's is known with its first packet."""
     try:
@@ -79,25 +99,32 @@ def _wait_for_first(source: Port) -> None:
         return
 
 
-def print_packets(port: str, *, limit: int, hexadecimal: bool, json: bool) -> None:
-    """Print a line for each packet."""
-    packets = octets = batches = 0
+def print_packets(port: str, *, limit: int, hexadecimal: bool, json: bool, expression: str = "") -> None:
+    """Print a line for each packet, or for each that an expression accepts."""
+    packets = octets = batches = filtered = 0
     began = time.monotonic()
     with _open_to_look(port) as source:
         introduce(source)
+        wanted = _filter(expression, source)
         try:
             while not limit or packets < limit:
                 batch = source.receive(limit=limit - packets if limit else None)
                 batches += 1
                 lines = []
+                if wanted is not None and wanted.link_type != source.link_type:
+                    wanted = _filter(expression, source)
                 for packet in batch:
+                    if wanted is not None and not wanted(packet):
+                        filtered += 1
+                        continue
+                    packets += 1
                     lines.append(summary_line(packet, source.link_type))
                     octets += len(packet)
                     if hexadecimal:
                         lines += hexdump(bytes(packet))
-                packets += len(batch)
-                sys.stdout.write("\n".join(lines) + "\n")
-                sys.stdout.flush()
+                if lines:
+                    sys.stdout.write("\n".join(lines) + "\n")
+                    sys.stdout.flush()
         except (EndOfStream, KeyboardInterrupt):
             pass
         summary = {
@@ -105,7 +132,7 @@ def print_packets(port: str, *, limit: int, hexadecimal: bool, json: bool) -> No
             "bytes": octets,
             "batches": batches,
             "seconds": time.monotonic() - began,
-            "drops": source.drops(),
+            "drops": source.drops() | ({"filter": filtered} if filtered else {}),
         }
         final_report("dump", port, summary, json=json, to_stderr=not json)
 

@@ -9,6 +9,7 @@ from typing import Any
 from raceway.apps.forwarder.forwarder import Forwarder, Pace, Way
 from raceway.apps.forwarder.loop import forward
 from raceway.apps.report import final_report, introduce
+from raceway.compile.pcap_filter.expression import Expression
 from raceway.memory.timers import precise_timers
 from raceway.ports.opening import open as open_port
 from raceway.ports.pcap.port import CapturePort
@@ -19,8 +20,16 @@ class Replay:
     """One replay: `loops` times through a file (0: for ever), `limit` packets in all (0: no limit)."""
 
     def __init__(
-        self, source: CapturePort, target: Port, pace: Pace, *, loops: int = 1, limit: int = 0
+        self,
+        source: CapturePort,
+        target: Port,
+        pace: Pace,
+        *,
+        loops: int = 1,
+        limit: int = 0,
+        function: Any = None,
     ) -> None:
+        self.function = function
         self.source, self.target, self.pace, self.loops, self.limit = source, target, pace, loops, limit
         self.packets = self.bytes = self.batches = 0
         self.drops: dict[str, int] = {}
@@ -31,7 +40,8 @@ class Replay:
 
     def run(self, look: Any = None) -> None:
         """Send everything; `look(self)` is called after each slice of work."""
-        forwarder = Forwarder([Way(self.source, self.target, pace=self.pace, limit=self.limit)])
+        way = Way(self.source, self.target, self.function, pace=self.pace, limit=self.limit)
+        forwarder = Forwarder([way])
         while True:
             before = self.packets
             while True:
@@ -72,6 +82,7 @@ def run_replay(
     loops: int,
     limit: int,
     json: bool,
+    expression: str = "",
 ) -> None:
     """Replay a file into a port by name."""
     if not top and pps is None and mbps is None:
@@ -89,7 +100,8 @@ def run_replay(
                 print(f"raceway replay: waiting for the other end of {port} to be opened", file=sys.stderr)
             while not target.wait_for_peer(0.2):
                 pass
-            replay = Replay(source, target, pace, loops=loops, limit=limit)
+            wanted = Expression(expression, source.link_type) if expression.strip() else None
+            replay = Replay(source, target, pace, loops=loops, limit=limit, function=wanted)
             # Compiled before the clock and the bar start, not while they run.
             forward.prepare()
             began = time.monotonic()

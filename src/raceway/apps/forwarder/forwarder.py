@@ -65,9 +65,11 @@ class Pace:
 
 @dataclass(frozen=True)
 class Way:
-    """One direction: from the source's receive rings to the target's transmit rings, through a packet function.
+    """One direction: from the source's receive rings to the target's transmit rings, through a packet function or a
+    filter expression.
 
-    limit: end after so many packets (0: none). interpreted: run the function as plain Python.
+    limit: end after so many packets (0: none); limit_sent: after so many that were passed on. interpreted: run the
+    function as plain Python.
     """
 
     source: Port
@@ -76,6 +78,7 @@ class Way:
     limit: int = 0
     pace: Pace = Pace()
     interpreted: bool = False
+    limit_sent: int = 0
 
 
 class Forwarder:
@@ -105,7 +108,7 @@ class Forwarder:
         record["target"] = way.target.state.ctypes.data
         record["batch"] = self.batches[index : index + 1].ctypes.data
         record["verdicts"] = self._verdicts[index].ctypes.data
-        record["limit"] = way.limit
+        record["limit"], record["limit_sent"] = way.limit, way.limit_sent
         record["pace"], record["rate"] = way.pace.numbers()
         self.batches[index]["port"] = index
         if way.function is None:

@@ -62,6 +62,14 @@ def _packet_slots(kring: Kring, first: int, tail: int) -> int:
 
 
 @inner
+def _enough(direction: Direction) -> bool:
+    """Whether one of the direction's limits is reached."""
+    if direction.limit > 0 and direction.taken >= direction.limit:
+        return True
+    return direction.limit_sent > 0 and direction.sent >= direction.limit_sent
+
+
+@inner
 def _judge(direction: Direction, kring: Kring, number: int, first: int, tail: int, now: int) -> None:
     """Let the packet function judge the next packets, a chunk at most. Of a packet in several slots it sees the first,
     as a program in a driver sees a packet's linear part: so a chunk ends with the first slot of such a packet."""
@@ -112,7 +120,7 @@ def _forward_ring(
         direction.judged = 0
         direction.judged_ring = number
     while first != tail and taken < CHUNK:
-        if direction.limit > 0 and direction.taken >= direction.limit:
+        if _enough(direction):
             break
         slots = _packet_slots(source, first, tail)
         if slots == 0:
@@ -244,7 +252,7 @@ def _round(state: Forward, direction: Direction) -> int:
             direction.ended = 1
     if all_ended != 0 and unread == 0:
         direction.ended = 1
-    if direction.limit > 0 and direction.taken >= direction.limit:
+    if _enough(direction):
         direction.ended = 1
     return moved
 

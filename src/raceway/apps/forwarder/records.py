@@ -14,7 +14,7 @@ AT_ONCE, RECORDED, PACKETS_A_SECOND, BITS_A_SECOND = 0, 1, 2, 3
 DIRECTION = lines(
     # Addresses: PORT_STATE of source and target, a batch kernel (0: none), its BATCH record, CHUNK verdict bytes.
     [("source", "<i8"), ("target", "<i8"), ("kernel", "<i8"), ("batch", "<i8"), ("verdicts", "<i8"),
-     ("limit", "<i8"), ("ended", "<i8")],
+     ("limit", "<i8"), ("ended", "<i8"), ("limit_sent", "<i8")],
     # Conservation: taken = sent + returned + dropped + aborted + too_long + no_way_back.
     [("taken", "<i8"), ("taken_bytes", "<i8"), ("sent", "<i8"), ("sent_bytes", "<i8"), ("returned", "<i8"),
      ("dropped", "<i8"), ("aborted", "<i8"), ("too_long", "<i8")],

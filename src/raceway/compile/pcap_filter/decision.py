@@ -2,8 +2,8 @@
 
 Following the program with symbols instead of numbers, every load at a constant offset is a field. An index register
 that holds the length of an IPv4 header (`ldx 4*([14]&0xf)`) is taken for 20, as nearly all headers have it, and the
-diagram says where that was assumed: where it does not hold the packet is decided by the program itself. What else depends
-on a packet in its place (a second header's length, a loop) goes there too.
+diagram says where that was assumed: where it does not hold the packet is decided by the program itself. What else
+depends on a packet in its place (a second header's length, a loop) goes there too.
 
     Test    a comparison of values: on to `yes` or to `no`
     Leaf    ACCEPT so many bytes, REJECT, or CAREFUL: run the program

@@ -11,6 +11,7 @@ EPILOG = """[bold]Examples[/bold]
 \b
 raceway bridge -i 'netmap:a}1' -i 'netmap:b{1'       both directions, zero-copy in one region
 raceway bridge -i pcap:in.pcap -i pcap:web.pcapng --through my.py:keep_web
+raceway bridge -i pcap:in.pcap -i 'netmap:a{1' --filter 'tcp port 80'
 raceway bridge -i 'netmap:a}1' -i null:              swallow and count
 """
 
@@ -24,6 +25,14 @@ def command(
         typer.Option(
             metavar="FILE.py:FUNCTION",
             help="A packet function that judges what goes from the first to the second.",
+        ),
+    ] = None,
+    expression: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            metavar="EXPRESSION",
+            help="Instead: pass on what this pcap filter accepts, both ways, and drop the rest.",
         ),
     ] = None,
     back: Annotated[
@@ -51,6 +60,10 @@ def command(
 
     if len(interfaces) != 2:
         raise typer.BadParameter(f"-i is given {len(interfaces)} times; expected twice, a port each")
+    if expression is not None and (through or back):
+        raise typer.BadParameter(
+            "--filter and a packet function: call raceway.expression(...) in the function"
+        )
     functions = [load_function(where) if where else None for where in (through, back)]
     run_bridge(
         interfaces[0],
@@ -60,4 +73,5 @@ def command(
         interpreted=interpreted,
         limit=count,
         json=json,
+        expression=expression,
     )

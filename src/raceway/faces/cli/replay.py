@@ -12,7 +12,7 @@ EPILOG = """[bold]Examples[/bold]
 raceway replay trace.pcapng 'netmap:x{1'             with its recorded gaps
 raceway replay trace.pcap.gz 'netmap:x{1' --speed 10
 raceway replay trace.pcapng 'netmap:x{1' --top --loop 0
-raceway replay trace.pcapng 'netmap:x{1' --pps 1000
+raceway replay trace.pcapng 'netmap:x{1' --pps 1000 --filter 'udp port 53'
 """
 
 
@@ -24,6 +24,10 @@ def command(
         ),
     ],
     port: Annotated[str, typer.Argument(metavar="PORT", help="Where the packets go.", show_default=False)],
+    expression: Annotated[
+        str,
+        typer.Option("--filter", metavar="EXPRESSION", help="Only packets that this pcap filter accepts."),
+    ] = "",
     speed: Annotated[
         float | None,
         typer.Option(metavar="X", help="Divide the recorded gaps by X. [dim]\\[default: 1][/dim]"),
@@ -52,4 +56,15 @@ def command(
             raise typer.BadParameter(f"{name} {value:g}: expected more than 0")
     if len(chosen) > 1:
         raise typer.BadParameter(f"{' and '.join(chosen)}: expected one of them")
-    run_replay(file, port, speed=speed, pps=pps, mbps=mbps, top=top, loops=loop, limit=count, json=json)
+    run_replay(
+        file,
+        port,
+        speed=speed,
+        pps=pps,
+        mbps=mbps,
+        top=top,
+        loops=loop,
+        limit=count,
+        json=json,
+        expression=expression,
+    )
