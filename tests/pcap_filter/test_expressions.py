@@ -9,16 +9,15 @@ import threading
 import pytest
 
 import raceway
+from conftest import own_captures
 from filter_cases import at_the_end_of_a_page
+from packet_cases import captured_packets, made_packets, needs_native, run_kernel, truncated_packets
 from raceway import DROP, PASS, Packet, PacketFunctionError, packet_function
 from raceway.apps.forwarder.forwarder import Forwarder, Way
 from raceway.compile.pcap_filter.decision import decide
 from raceway.compile.pcap_filter.interpreter import run
 from raceway.compile.pcap_filter.program import Program
 from raceway.memory.jit import INTERPRETED
-
-from conftest import own_captures
-from packet_cases import captured_packets, made_packets, needs_native, run_kernel, truncated_packets
 
 WEB = raceway.expression("tcp port 80")
 SMALL = raceway.expression("len < 100")
@@ -50,7 +49,8 @@ def test_it_says_how_many_bytes_are_accepted():
     assert WEB(packet) == WEB(bytearray(packet)) == WEB(memoryview(packet)) == WEB(Packet(packet)) == 262_144
     assert raceway.expression("tcp port 80", snaplen=96)(packet) == 96
     assert WEB(packet[:30]) == WEB(b"") == 0
-    assert SMALL(packet[:60]) and not SMALL(packet[:60], wire_length=1500)
+    assert SMALL(packet[:60])
+    assert not SMALL(packet[:60], wire_length=1500)
 
 
 def test_an_empty_expression_accepts_everything():
@@ -61,7 +61,7 @@ def test_what_libpcap_refuses_is_told_in_its_words():
     with pytest.raises(raceway.ExpressionError, match="syntax error") as refused:
         raceway.expression("tcp prot 80")
     assert isinstance(refused.value, ValueError)
-    with pytest.raises(raceway.ExpressionError, match="only on 802.11|supported only"):
+    with pytest.raises(raceway.ExpressionError, match="supported only on 802"):
         raceway.expression("wlan type mgt")
     with pytest.raises(raceway.ExpressionError, match="NUL"):
         raceway.expression("tcp\0")
@@ -72,7 +72,8 @@ def test_what_libpcap_refuses_is_told_in_its_words():
 def test_the_link_type_and_the_netmask_count():
     raw = raceway.expression("tcp", link_type=101)
     packet = next(one for one in demo_packets() if Packet(one).ipv4 and Packet(one).tcp)
-    assert raw(packet[14:]) and not raw(packet)
+    assert raw(packet[14:])
+    assert not raw(packet)
     with pytest.raises(raceway.ExpressionError, match="netmask not known"):
         raceway.expression("ip broadcast")
     assert len(raceway.expression("ip broadcast", netmask=0xFFFFFF00).program) > 1
