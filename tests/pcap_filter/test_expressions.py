@@ -110,6 +110,8 @@ def test_expressions_are_compiled_from_many_threads_at_once():
         ([(0x64, 0, 0, 32), (6, 0, 0, 0)], "shifts by"),
         ([(0x60, 0, 0, 16), (6, 0, 0, 0)], "memory word 16"),
         ([(0x02, 0, 0, 99), (6, 0, 0, 0)], "memory word 99"),
+        ([(0x60, 0, 0, 3), (6, 0, 0, 0)], "memory word 3, which was not written"),
+        ([(0x15, 0, 1, 0), (0x02, 0, 0, 3), (0x60, 0, 0, 3), (6, 0, 0, 0)], "not written on every way"),
         ([(0x30, 0, 0, 0xFFFFF02C), (6, 0, 0, 0)], "beside the packet"),
     ],
 )

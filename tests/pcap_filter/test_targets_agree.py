@@ -129,7 +129,10 @@ def programs(draw):
     ends = st.sampled_from(
         [(bpf.RET | bpf.A, 0, 0, 0), (bpf.RET, 0, 0, 0), (bpf.RET, 0, 0, 262_144), (bpf.RET, 0, 0, 7)]
     )
-    return Program([*made, draw(ends), draw(ends)])
+    # Memory can be read only once it is written.
+    words = {one[3] for one in made if one[0] & 7 in (bpf.LD, bpf.LDX) and one[0] & 0xE0 == bpf.MEM}
+    written = [(bpf.ST, 0, 0, word) for word in sorted(words)]
+    return Program([*written, *made, draw(ends), draw(ends)])
 
 
 PACKETS = variants(captured()[::37], "programs")

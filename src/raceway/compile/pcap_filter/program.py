@@ -1,9 +1,10 @@
 """Classic BPF programs: instructions, what makes a program sound, and how it reads.
 
-The machine has an accumulator A, an index register X and sixteen words of memory M, all of 32 bits, all zero at the
-start. Encoding as in the BSD packet filter (bpf(4)); what is accepted is what Linux accepts of a socket filter
-(net/core/filter.c, bpf_check_classic) less what only Linux has, and one thing more: `ja` may go back. libpcap makes a
-loop of that for `protochain`, whose every turn moves X forward, so that it ends with the packet at the latest.
+The machine has an accumulator A and an index register X, both zero at the start, and sixteen words of memory M, of
+which a program can read only what it has written; all of 32 bits. Encoding as in the BSD packet filter (bpf(4)); what
+is accepted is what Linux accepts of a socket filter (net/core/filter.c, bpf_check_classic) less what only Linux has,
+and one thing more: `ja` may go back. libpcap makes a loop of that for `protochain`, whose every turn moves X forward,
+so that it ends with the packet at the latest.
 """
 
 from __future__ import annotations
@@ -162,6 +163,31 @@ def _check(instructions: tuple[Instruction, ...]) -> None:
             refuse(index, f"asks Linux for what stands beside the packet (offset {one.k - (1 << 32)})")
     if instructions[-1].kind != RET:
         refuse(count - 1, "the last one does not return")
+    for index, written in enumerate(_written(instructions)):
+        one = instructions[index]
+        if one.kind in (LD, LDX) and one.mode == MEM and not written >> one.k & 1:
+            refuse(index, f"reads memory word {one.k}, which was not written on every way there")
+
+
+def _written(instructions: tuple[Instruction, ...]) -> list[int]:
+    """For each instruction the memory words, as bits, that have been written whichever way it was reached."""
+    everything = (1 << MEMORY_WORDS) - 1
+    before = [everything] * len(instructions)
+    before[0] = 0
+    todo = [0]
+    visited = [False] * len(instructions)
+    while todo:
+        index = todo.pop()
+        visited[index] = True
+        one = instructions[index]
+        if one.kind == RET:
+            continue
+        after = before[index] | (1 << one.k if one.kind in (ST, STX) else 0)
+        for follower in targets(index, one) if one.kind == JMP else (index + 1,):
+            if before[follower] & after != before[follower] or not visited[follower]:
+                before[follower] &= after
+                todo.append(follower)
+    return before
 
 
 def _line(index: int, one: Instruction) -> str:
