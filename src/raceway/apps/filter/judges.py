@@ -58,10 +58,12 @@ def _native(expression: Expression) -> Judge:
     kernel = compile_kernel(expression, counts=True)
     batch = allocate(Batch)
     batch["buffer_size"] = 1
+    # All packets of a call are of the expression's link type; only their lengths on the wire may matter.
+    told = expression.program.uses_length
 
     def judge(window: int, slots: Any, metadata: Any, accepted: npt.NDArray[np.uint32]) -> None:
         batch["buffers"] = window
-        batch["slots"], batch["metadata"] = slots.ctypes.data, metadata.ctypes.data
+        batch["slots"], batch["metadata"] = slots.ctypes.data, metadata.ctypes.data if told else 0
         batch["count"] = batch["slot_count"] = len(slots)
         batch["verdicts"] = accepted.ctypes.data
         kernel(batch.ctypes.data)

@@ -19,11 +19,24 @@ from raceway.ports.pcap.sync import copy_packet, write_end, write_header
 PASS = np.dtype(
     [
         (name, "<i8")
-        for name in ("reader", "writer", "slots", "metadata", "limit", "count", "accepted", "next")
+        for name in (
+            "reader",
+            "writer",
+            "slots",
+            "metadata",
+            "limit",
+            "count",
+            "accepted",
+            "next",
+            "bytes",
+            "mixed",
+            "kept",
+        )
     ]
 )
 """`slots`, `metadata`: `limit` rows of each, of which `count` are in use; a slot's buffer is the packet's offset in the
-window. `accepted`: as many 32-bit numbers, 0 for packets that are not written. `next`: the first that is not yet."""
+window. `accepted`: as many 32-bit numbers, 0 for packets that are not written. `next`: the first that is not yet.
+`bytes`: of all that are listed; `mixed`: whether their link types differ; `kept`: how many are accepted."""
 Pass = structure("Pass", PASS)
 
 
@@ -41,6 +54,11 @@ def list_packets(address: int) -> int:
     slots = run.slots
     about = run.metadata
     verdict = SKIPPED
+    octets = 0
+    mixed = 0
+    first = -1
+    run.bytes = 0
+    run.mixed = 0
     if reader.error != 0:
         run.count = 0
         return 0
@@ -59,14 +77,34 @@ def list_packets(address: int) -> int:
             metadata.wire_length = wire
             metadata.link_type = link_type
             about += METADATA_SIZE
+            octets += captured
+            if link_type != first:
+                if first >= 0:
+                    mixed = 1
+                first = link_type
             count += 1
         position = following
     reader.begin = position - window
     reader.records += count
     run.count = count
+    run.bytes = octets
+    run.mixed = mixed
     if verdict in (FOUND, SKIPPED):
         return 2
     return 1 if verdict == WAIT else 0
+
+
+@entry
+def count_accepted(address: int) -> int:
+    """Set `kept`."""
+    run = Pass(address)
+    accepted = run.accepted
+    kept = 0
+    for index in range(run.count):
+        if load_u32(accepted + 4 * index) != 0:
+            kept += 1
+    run.kept = kept
+    return 0
 
 
 @entry

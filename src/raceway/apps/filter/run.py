@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raceway.apps.filter.judges import Judge, judge_of
-from raceway.apps.filter.passes import Pass, list_packets, write_packets
+from raceway.apps.filter.passes import Pass, count_accepted, list_packets, write_packets
 from raceway.apps.report import final_report
 from raceway.compile.pcap_filter.expression import Expression
 from raceway.compile.pcap_filter.libpcap import ETHERNET, SNAPLEN
@@ -74,8 +74,9 @@ class FilterRun:
         slots, metadata, accepted = self._slots[:count], self._metadata[:count], self._accepted[:count]
         self._decide(slots, metadata, accepted)
         self.packets += count
-        self.bytes += int(slots["length"].sum(dtype=np.int64))
-        self.accepted += int(np.count_nonzero(accepted))
+        self.bytes += self._pass.bytes
+        count_accepted(self._pass.address)
+        self.accepted += self._pass.kept
         self.windows += 1
         if writer is not None:
             self._pass.writer, self._pass.next = writer.record_address, 0
@@ -87,12 +88,12 @@ class FilterRun:
         from raceway.ports.pcap.records import Reader
 
         window = Reader(self.reader.record_address).window
+        if not len(slots):
+            return
+        if not self._pass.mixed:
+            self._judge(_number(int(metadata[0]["link_type"])))(window, slots, metadata, accepted)
+            return
         kinds = metadata["link_type"]
-        if not len(kinds):
-            return
-        if (kinds == kinds[0]).all():
-            self._judge(_number(int(kinds[0])))(window, slots, metadata, accepted)
-            return
         for kind in np.unique(kinds):
             rows = np.flatnonzero(kinds == kind)
             part = np.zeros(len(rows), np.uint32)
@@ -125,7 +126,7 @@ def run_filter(
         writer = None
         if output is not None:
             _check_apart(file, output)
-            writer = CaptureWriter(output, window=WINDOW)
+            writer = CaptureWriter(output, window=2 * WINDOW, background=True)
             writer.be_of_link_type(ETHERNET if reader.link_type is None else reader.link_type)
         try:
             while (accepted := run.step(writer)) is not None:

@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import select
+import threading
 from types import TracebackType
 from typing import Any, cast
 
@@ -38,6 +39,7 @@ class CaptureWriter:
     nanosecond: the resolution of its timestamps; otherwise microseconds.
     snaplen: packets are cut to so many bytes (1 to 262,144), their length on the wire is kept.
     interface_name, comment: kept in a pcapng file.
+    background: a thread writes a full window while the next one is filled; the next call raises what it met.
 
     Raises OSError, naming the file, if it cannot be opened or written (also from `service`, `flush`,
     `close`), and ValueError for values that no file can have.
@@ -54,6 +56,7 @@ class CaptureWriter:
         interface_name: str = "",
         comment: str = "",
         window: int = WINDOW,
+        background: bool = False,
     ) -> None:
         self.path = os.fspath(path)
         self.name = "standard output" if self.path == "-" else self.path
@@ -67,6 +70,9 @@ class CaptureWriter:
         capacity = max(window, snaplen + PACKET_MINIMUM + _BLOCK_ROOM)
         self._window = np.empty(capacity + SPARE, dtype=np.uint8)
         self._view = memoryview(cast(Any, self._window))
+        self._other = np.empty(capacity + SPARE, dtype=np.uint8) if background else None
+        self._thread: threading.Thread | None = None
+        self._thread_failure: OSError | None = None
         self._interface_count = 0
         self._written = 0
         record = self._record
@@ -176,7 +182,10 @@ class CaptureWriter:
     def service(self) -> None:
         """Do what `transmit_sync` asked for by `kring.attention`: write the window out, describe an
         interface."""
-        self.flush()
+        if self._other is None or not self._record.used:
+            self.flush()
+        else:
+            self._hand_over()
         if self._record.wanted_link_type:
             self._add_interface(self._record.wanted_link_type - 1)
             self._record.wanted_link_type = 0
@@ -184,6 +193,7 @@ class CaptureWriter:
     def flush(self) -> None:
         """Write out what the window holds. After an OSError what was not written is still there, to try
         again."""
+        self._join()
         record = self._record
         done = 0
         try:
@@ -195,6 +205,35 @@ class CaptureWriter:
                 self._window[:left] = self._window[done : record.used]
             record.used = left
             self._written += done
+
+    def _hand_over(self) -> None:
+        """Let a thread write this window, and go on with the other one, which the thread before has written."""
+        self._join()
+        assert self._other is not None
+        full = self._view[: self._record.used]
+        self._window, self._other = self._other, self._window
+        self._view = memoryview(cast(Any, self._window))
+        self._record.window, self._record.used = self._window.ctypes.data, 0
+        self._thread = threading.Thread(target=self._write_all, args=(full,), name="raceway capture writer")
+        self._thread.start()
+
+    def _write_all(self, data: memoryview) -> None:
+        try:
+            while data:
+                count = self._write(data)
+                self._written += count
+                data = data[count:]
+        except OSError as failure:
+            self._thread_failure = failure
+
+    def _join(self) -> None:
+        """Wait for the thread, and raise what it met."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._thread_failure is not None:
+            failure, self._thread_failure = self._thread_failure, None
+            raise failure
 
     def _write(self, data: memoryview) -> int:
         try:
