@@ -24,10 +24,11 @@ from bench.peers import (
     dpkt_match,
     libpcap_filter,
     scapy_match,
+    tcpdump_filter,
     tcpreplay,
     versions,
 )
-from bench.row import Row
+from bench.row import Row, contest
 from bench.slots import slots_a_second
 from bench.wire_rows import wire_rows
 
@@ -122,6 +123,12 @@ def table(rounds: int, scale: float, wanted: Callable[[Row], bool]) -> list[Row]
             lambda: filters.function_cost(filters.web_by_offsets)[0],
             lambda: libpcap_filter(capture, expression, cpu=0),
         )  # fmt: skip
+        add(
+            Row("the same question as a pcap filter expression, native", "libpcap `pcap_offline_filter`",
+                "ns/packet", 10, better="lower", group="memory filter"),
+            lambda: filters.function_cost(filters.expression_kernel())[0],
+            lambda: libpcap_filter(capture, expression, cpu=0),
+        )  # fmt: skip
         for name, peer in (("dpkt", dpkt_match), ("Scapy", scapy_match)):
             add(
                 Row("the same function, interpreted", name, "ns/packet", None, better="lower"),
@@ -135,7 +142,34 @@ def table(rounds: int, scale: float, wanted: Callable[[Row], bool]) -> list[Row]
             lambda: _in_millions(tcpreplay(capture)),
             min(rounds, 3),
         )
+    rows += file_rows(expression, rounds, int(40_000_000 * scale), wanted)
     return rows
+
+
+def file_rows(expression: str, rounds: int, packets: int, wanted: Callable[[Row], bool]) -> list[Row]:
+    """One capture file filtered to another: whole programs, over a long file; and what more of the file costs."""
+    work = f"filter a capture file of {packets // 1_000_000} million packets to another, whole programs"
+    whole = Row(work, "tcpdump -r FILE -w FILE", "s", 3, better="lower", group="memory filter")
+    more = Row(
+        "the same, without what starting costs", "the same", "s", None, better="lower", group="memory filter"
+    )
+    if not wanted(whole) and not wanted(more):
+        return []
+
+    def measure(run: Callable[[Path, Path], float], name: str) -> list[Measurement]:
+        run(*short)
+        little, all_ = run(*short), run(*long)
+        return [Measurement(name, seconds, "s") for seconds in (all_, all_ - little)]
+
+    def peer(capture: Path, output: Path) -> float:
+        return tcpdump_filter(capture, output, expression).value
+
+    with filters.long_demo(1) as short, filters.long_demo(packets) as long:
+        return contest(
+            lambda: measure(lambda *files: programs.filter_seconds(*files, expression), "raceway"),
+            [(lambda: measure(peer, "tcpdump"), [whole, more])],
+            min(rounds, 3),
+        )
 
 
 def notes(rows: list[Row]) -> list[str]:

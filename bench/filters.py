@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
+import struct
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ import numpy as np
 
 import raceway
 from bench.peers import FiveTuple
-from raceway import DROP, PASS, PacketFunction, packet_function
+from raceway import DROP, PASS, Expression, PacketFunction, packet_function
 from raceway.memory.layout import SLOT, Batch
 from raceway.memory.structures import allocate
 
@@ -49,6 +51,31 @@ def web_by_offsets(packet):  # type: ignore[no-untyped-def]
 
 
 @contextmanager
+def long_demo(packets: int) -> Iterator[tuple[Path, Path]]:
+    """A pcap file of so many packets, the shipped capture over and over, in memory if there is a place for files there;
+    and where another may be written."""
+    capture = raceway.load_capture(DEMO)
+    rows = zip(capture, capture.timestamps.tolist(), capture.wire_lengths.tolist(), strict=True)
+    once = b"".join(
+        struct.pack("<IIII", time // 10**9, time % 10**9, len(packet), wire) + packet
+        for packet, time, wire in rows
+    )
+    place = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="raceway-bench-", dir=place) as folder:
+        path = Path(folder) / "long.pcap"
+        with path.open("wb") as file:
+            file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262144, 1))
+            for _ in range(-(-packets // len(capture))):
+                file.write(once)
+        yield path, Path(folder) / "out.pcap"
+
+
+def expression_kernel() -> Expression:
+    """The question as a pcap filter, compiled by raceway."""
+    return raceway.expression(QUESTION.expression())
+
+
+@contextmanager
 def plain_demo() -> Iterator[Path]:
     """The shipped capture, decompressed, for peers that read no gzip."""
     with tempfile.TemporaryDirectory(prefix="raceway-bench-") as folder:
@@ -59,7 +86,7 @@ def plain_demo() -> Iterator[Path]:
 
 
 def function_cost(
-    function: PacketFunction, *, interpreted: bool = False, passes: int = 200
+    function: PacketFunction | Expression, *, interpreted: bool = False, passes: int = 200
 ) -> tuple[float, int]:
     """(nanoseconds a packet, median of the passes; packets accepted) of a function over the capture in memory.
 

@@ -73,6 +73,12 @@ def seconds_of(*arguments: str, cache: str | None = None) -> float:
     return time.perf_counter() - began
 
 
+def filter_seconds(capture: Path, output: Path, expression: str) -> float:
+    """Seconds that `raceway filter` takes from start to end, from one file to another."""
+    arguments = ("filter", "-r", str(capture), "-w", str(output), expression)
+    return seconds_of(*arguments)
+
+
 def start_up() -> dict[str, float]:
     """Seconds that tools take: warm the fastest of three, cold with an empty cache of compiled code."""
     one = ("pkt-gen", "-f", "tx", "-i", "null:", "-n", "1", "--json")

@@ -5,6 +5,7 @@
                                the same ring, any bulk, wall clock        dpdk_ring_loop
     packets between processes  DPDK memif, testpmd to testpmd             dpdk_memif
     a capture to the wire      tcpreplay --topspeed over veth             tcpreplay
+    one file to another        tcpdump -r -w EXPRESSION                   tcpdump_filter
     a filter over packets      libpcap's pcap_offline_filter, from C      libpcap_filter
                                dpkt and Scapy, from Python                dpkt_match, scapy_match
 
@@ -28,6 +29,7 @@ from .process import pinned
 from .replay import tcpreplay
 from .ring import dpdk_ring
 from .ring_loop import dpdk_ring_loop
+from .tcpdump import tcpdump_filter
 from .versions import versions
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "pinned",
     "read_capture",
     "scapy_match",
+    "tcpdump_filter",
     "tcpreplay",
     "versions",
 ]

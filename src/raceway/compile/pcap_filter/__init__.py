@@ -9,7 +9,8 @@ A libpcap that PyPI carries turns an expression into a classic BPF program, and 
                                                    |-- wide          ... which native batch kernels compute at once
                                                    `-- (kernel floor: pcap_filter) eBPF, one instruction for one
 
-`libpcap` is the only module that knows that library, `program` the only one that believes an instruction's numbers.
+`libpcap` is the only module that knows that library (`newer` says in its words what its next version takes), `program`
+the only one that believes an instruction's numbers.
 `expression` is what users hold: `raceway.expression("tcp port 80")`.
 
 The result of a filter is how many bytes of the packet it accepts, 0 for none. Every target gives the same number for

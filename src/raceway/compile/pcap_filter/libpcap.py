@@ -13,7 +13,8 @@ from functools import cache
 from typing import Any
 
 from raceway.compile.errors import ExpressionError
-from raceway.compile.pcap_filter.program import Program
+from raceway.compile.pcap_filter import newer
+from raceway.compile.pcap_filter.program import Instruction, Program
 
 ETHERNET = 1
 SNAPLEN = 262_144
@@ -42,15 +43,17 @@ def compile_expression(
     """
     if "\0" in text:
         raise ExpressionError("a NUL character in a filter expression")
+    said, compiled_for = newer.before(text, link_type)
     cypcap = _cypcap()
     # libpcap's parser has state of its own for each expression, but the look-ups of names do not promise that.
     with _lock:
         try:
-            with cypcap.open_dead(_DLT_OF.get(link_type, link_type), snaplen) as dead:
-                compiled = dead.compile(text, optimise, netmask)
+            with cypcap.open_dead(_DLT_OF.get(compiled_for, compiled_for), snaplen) as dead:
+                compiled = dead.compile(said, optimise, netmask)
         except cypcap.Error as error:
             raise ExpressionError(str(error.args[-1])) from None
-    return Program(tuple(compiled))
+    instructions = [Instruction(*one) for one in compiled]
+    return Program(newer.after(instructions, said, link_type, compiled_for))
 
 
 class Reference:
