@@ -433,3 +433,18 @@ def test_a_port_that_writes_counts_each_packet_once_even_those_that_had_to_wait(
         port.flush()
         assert port.counters()["tx_packets"] == len(packets)
         assert port.counters()["tx_bytes"] == len(packets) * 1400
+
+
+def test_windows_written_by_a_thread_make_the_same_file_and_its_failure_is_raised(tmp_path: Path) -> None:
+    packets = several(3000)
+
+    def write(path: Path, *, background: bool) -> None:
+        with CaptureWriter(path, window=1, background=background) as writer:
+            feed(writer, packets)
+
+    write(tmp_path / "a.pcapng", background=False)
+    write(tmp_path / "b.pcapng", background=True)
+    assert (tmp_path / "a.pcapng").stat().st_size > 1_500_000
+    assert (tmp_path / "a.pcapng").read_bytes() == (tmp_path / "b.pcapng").read_bytes()
+    with pytest.raises(OSError, match="No space left"):
+        write(Path("/dev/full"), background=True)
