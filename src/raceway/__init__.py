@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         RegionError as RegionError,
         RingError as RingError,
     )
+    from raceway.kernel.functions.simulating import Simulation as Simulation, simulate as simulate
     from raceway.memory.region import Region as Region
     from raceway.ports.batch import Batch as Batch
     from raceway.ports.names import PortNameError as PortNameError
@@ -81,6 +82,8 @@ _HOMES = {
     "PrefixTable": "compile.state",
     "TokenBucket": "compile.state",
     "load_capture": "ports.pcap.capture",
+    "simulate": "kernel.functions.simulating",
+    "Simulation": "kernel.functions.simulating",
     "RacewayError": "errors",
     "RegionError": "errors",
     "RingError": "errors",

@@ -32,6 +32,9 @@ class PacketFunction:
         self.source = Source(function)
         self.function = function
         self.locals = check(self.source)
+        self.typed: Any = None
+        self.generated: Any = None
+        self.simulated: Any = None
         self._native: Kernel | None = None
         self._interpreted: InterpretedKernel | None = None
         functools.update_wrapper(self, function)

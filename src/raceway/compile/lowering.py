@@ -6,8 +6,9 @@ A compiled packet is a value of five words: where its bytes start and end, and w
     if data + offset + size > end:       return OUT_OF_BOUNDS
     value = *(data + offset)
 
-in exactly that form because it is the form that the kernel's verifier can follow (a bounded offset added to the packet
-pointer, then a comparison with the end). There is no other memory access to a packet anywhere.
+The two tests are the primitives "far" and "over", for each target has its own form of the second: the
+kernel's verifier wants to see a bounded offset added to the packet's pointer, then a comparison with the end. There
+is no other memory access to a packet anywhere.
 
 Only imported when something is compiled.
 """
@@ -23,7 +24,7 @@ from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr, infer_global
 from numba.extending import lower_builtin, models, register_model
 
-from raceway.compile import checksums, headers, locate, lowering_addresses, twins
+from raceway.compile import checksums, headers, locate, lowering_addresses, primitives, twins
 from raceway.compile.headers import Field
 from raceway.compile.lowering_addresses import (
     FIVE_TUPLE,
@@ -79,16 +80,16 @@ class _ViewModel(models.StructModel):
 def pointer(context: Any, builder: Any, packet: Any, offset: Any, size: int) -> Any:
     """Emit the bounds check of `size` bytes at `offset`; return the pointer to them."""
     value = cgutils.create_struct_proxy(PACKET)(context, builder, value=packet)
-    limit = ir.Constant(_i64, headers.MAXIMUM_PACKET - size)
-    with builder.if_then(builder.icmp_unsigned(">", offset, limit), likely=False):
+    offset = primitives.emit(builder, "offset", offset)
+    length = ir.Constant(_i64, size)
+    with builder.if_then(primitives.emit(builder, "far", offset, length), likely=False):
         twins.fail(builder, twins.OUT_OF_BOUNDS)
-    # In lengths, as `len(packet)` is computed, so that what the function has asked before need not be asked again.
-    # (The kernel's verifier wants `data + offset + size > data_end` instead.)
-    length = builder.sub(builder.ptrtoint(value.end, _i64), builder.ptrtoint(value.data, _i64))
-    behind = builder.add(offset, ir.Constant(_i64, size), flags=["nuw", "nsw"])
-    with builder.if_then(builder.icmp_signed(">", behind, length), likely=False):
+    place = primitives.emit(builder, "place", value.data, offset, length)
+    with builder.if_then(
+        primitives.emit(builder, "over", value.data, value.end, offset, length, place), likely=False
+    ):
         twins.fail(builder, twins.OUT_OF_BOUNDS)
-    return builder.gep(value.data, [offset])
+    return place
 
 
 def load(context: Any, builder: Any, packet: Any, offset: Any, size: int, *, little: bool = False) -> Any:
@@ -159,7 +160,7 @@ class _Length(AbstractTemplate):
 @lower_builtin(len, PacketType)
 def _length(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     value = cgutils.create_struct_proxy(PACKET)(context, builder, value=args[0])
-    return builder.sub(builder.ptrtoint(value.end, _i64), builder.ptrtoint(value.data, _i64))
+    return primitives.emit(builder, "length", value.data, value.end)
 
 
 # Attributes of a packet.

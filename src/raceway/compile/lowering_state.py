@@ -16,7 +16,7 @@ from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model, typeof_impl
 
-from raceway.compile import native_errors, twins
+from raceway.compile import native_errors, primitives, twins
 from raceway.compile.lowering import PACKET, is_number
 from raceway.compile.lowering_addresses import (
     FIVE_TUPLE,
@@ -26,6 +26,7 @@ from raceway.compile.lowering_addresses import (
     WORDS,
     PrefixType,
     WordsType,
+    build,
     constant,
 )
 from raceway.compile.state import hash_table, prefix_table, token_bucket, words
@@ -39,11 +40,39 @@ types: Any = numba_types  # numba fills this module in as it starts
 _i64 = ir.IntType(64)
 
 
+class TableType(types.Type):
+    """The words of a state object: where they start, and how many there are."""
+
+    def __init__(self) -> None:
+        super().__init__(name="table")
+
+
+TABLE = TableType()
+
+
+@register_model(TableType)
+class _TableModel(models.StructModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, [("start", WORDS), ("count", types.int64)])
+
+
+def _place(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:
+    """Emit the pointer to a word. That an index is outside a table's words would be a mistake of this floor: only
+    eBPF asks, for its verifier believes nothing."""
+    if kind == WORDS:
+        return builder.gep(memory, [index])
+    table = cgutils.create_struct_proxy(TABLE)(context, builder, value=memory)
+    index = primitives.emit(builder, "offset", index)
+    with builder.if_then(primitives.emit(builder, "beyond", index, table.count), likely=False):
+        twins.fail(builder, twins.OUT_OF_BOUNDS)
+    return builder.gep(table.start, [index])
+
+
 @infer_global(operator.getitem)
 class _WordsGet(AbstractTemplate):
     def generic(self, args: Any, kws: Any) -> Any:
-        if args[0] == WORDS:
-            return signature(types.int64, WORDS, types.int64)
+        if args[0] in (WORDS, TABLE):
+            return signature(types.int64, args[0], types.int64)
         if isinstance(args[0], StateType) and isinstance(args[0].state, Counters) and is_number(args[1]):
             return signature(types.int64, args[0], types.int64)
         return None
@@ -52,29 +81,31 @@ class _WordsGet(AbstractTemplate):
 @infer_global(operator.setitem)
 class _WordsSet(AbstractTemplate):
     def generic(self, args: Any, kws: Any) -> Any:
-        if args[0] == WORDS:
-            return signature(types.none, WORDS, types.int64, types.int64)
+        if args[0] in (WORDS, TABLE):
+            return signature(types.none, args[0], types.int64, types.int64)
         counters = isinstance(args[0], StateType) and isinstance(args[0].state, Counters)
         if counters and is_number(args[1]) and is_number(args[2]):
             return signature(types.none, args[0], types.int64, types.int64)
         return None
 
 
+@lower_builtin(operator.getitem, TableType, types.int64)
 @lower_builtin(operator.getitem, WordsType, types.int64)
 def _get(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return builder.load(builder.gep(args[0], [args[1]]))
+    return builder.load(_place(context, builder, sig.args[0], args[0], args[1]))
 
 
+@lower_builtin(operator.setitem, TableType, types.int64, types.int64)
 @lower_builtin(operator.setitem, WordsType, types.int64, types.int64)
 def _set(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    builder.store(args[2], builder.gep(args[0], [args[1]]))
+    builder.store(args[2], _place(context, builder, sig.args[0], args[0], args[1]))
     return context.get_dummy_value()
 
 
 @intrinsic
 def _publish(typing: Any, memory: Any, index: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.store_atomic(args[2], builder.gep(args[0], [args[1]]), "release", 8)
+        primitives.emit(builder, "publish", _place(context, builder, sig.args[0], args[0], args[1]), args[2])
         return context.get_dummy_value()
 
     return types.none(memory, types.int64, types.int64), generate
@@ -108,7 +139,7 @@ def _typeof_state(value: State, context: Any) -> Any:
 
 def state_address(context: Any, builder: Any, kind: StateType) -> Any:
     """Emit the pointer to a state object's words."""
-    return builder.inttoptr(constant(kind.state.address), _i64.as_pointer())
+    return primitives.emit_state(builder, kind.state)
 
 
 # Keys.
@@ -182,16 +213,28 @@ def _key(context: Any, builder: Any, kind: Any, value: Any) -> list[Any]:
     start = builder.bitcast(place, _i64.as_pointer())
     for index, word in enumerate(flat):
         builder.store(word, builder.gep(start, [constant(index)]))
-    return [start, count, tag, shown]
+    return [build(context, builder, TABLE, [start, constant(len(flat))]), count, tag, shown]
 
 
 def _table(context: Any, builder: Any, kind: StateType) -> list[Any]:
     table: Any = kind.state
-    return [state_address(context, builder, kind), constant(table.mask), constant(table.entry)]
+    return [_state_words(context, builder, kind), constant(table.mask), constant(table.entry)]
+
+
+def _state_words(context: Any, builder: Any, kind: StateType) -> Any:
+    count = constant(len(kind.state.words))
+    return build(context, builder, TABLE, [state_address(context, builder, kind), count])
 
 
 def _run(context: Any, builder: Any, function: Any, values: list[Any]) -> Any:
-    kinds = [WORDS if value.type == _i64.as_pointer() else types.int64 for value in values]
+    kinds = [
+        TABLE
+        if isinstance(value.type, ir.LiteralStructType)
+        else WORDS
+        if value.type == _i64.as_pointer()
+        else types.int64
+        for value in values
+    ]
     return twins.call(context, builder, function, tuple(kinds), tuple(values))
 
 
@@ -294,13 +337,14 @@ def _lower_lookup(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         flat = _flat(context, builder, kind, args[1])
         root = constant(prefix_table.ROOT_6 if len(flat) == 2 else prefix_table.ROOT_4)
         high, low = flat if len(flat) == 2 else (builder.shl(flat[0], constant(32)), constant(0))
-    table = state_address(context, builder, sig.args[0])
+    table = _state_words(context, builder, sig.args[0])
     return _run(context, builder, prefix_table.lookup, [table, root, high, low, default])
 
 
 def _counter(context: Any, builder: Any, kind: StateType, index: Any) -> Any:
     """Emit the bounds check of an index; return the pointer to the counter."""
     counters: Any = kind.state
+    index = primitives.emit(builder, "offset", index)
     with builder.if_then(builder.icmp_unsigned(">=", index, constant(counters.size)), likely=False):
         twins.fail(builder, twins.OUT_OF_BOUNDS)
     return builder.gep(state_address(context, builder, kind), [index])
@@ -308,9 +352,7 @@ def _counter(context: Any, builder: Any, kind: StateType, index: Any) -> Any:
 
 def _lower_counter_add(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     place = _counter(context, builder, sig.args[0], _integer(context, builder, sig, args, 1, 0))
-    value = builder.add(builder.load(place), _integer(context, builder, sig, args, 2, 1))
-    builder.store(value, place)
-    return value
+    return primitives.emit(builder, "add", place, _integer(context, builder, sig, args, 2, 1))
 
 
 @lower_builtin(operator.getitem, StateType, types.int64)

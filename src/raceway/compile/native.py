@@ -12,10 +12,18 @@ from llvmlite import ir
 from numba.core import cgutils, errors, types
 from numba.extending import intrinsic
 
-from raceway.compile import headers, lowering, lowering_state, native_errors, native_helpers, twins
+from raceway.compile import (
+    headers,
+    lowering,
+    lowering_state,
+    native_errors,
+    native_helpers,
+    primitives,
+    twins,
+)
 from raceway.compile.checker import check
 from raceway.compile.lowering import PACKET
-from raceway.compile.pipeline import OFTEN
+from raceway.compile.pipeline import OFTEN, PartLibrary
 from raceway.compile.rewrite import Rewriter
 from raceway.compile.source import Source
 from raceway.memory.access import load_i64, store_8
@@ -90,25 +98,44 @@ class _Helpers:
         return self.made[function][0]
 
 
+class Typed:
+    """A packet function whose parts are typed and lowered, for whatever target: made once a function."""
+
+    def __init__(self, function: PacketFunction) -> None:
+        helpers = _Helpers([function.function])
+        self.rewritten = prepare(function, helpers)
+        self.sources = [function.source, *helpers.sources]
+        OFTEN.add(self.rewritten.__code__)
+        self.dispatcher = twins.compiled(self.rewritten)
+        try:
+            self.dispatcher.get_call_template((PACKET,), {})
+            self.overload = self.dispatcher.overloads[(PACKET,)]
+            returned = self.overload.signature.return_type
+            if not isinstance(returned, types.Integer | types.Boolean):
+                function.source.refuse(
+                    function.source.tree,
+                    f"a packet function returns a verdict, this one returns {native_errors.plain(returned)}",
+                )
+        except errors.NumbaError as error:
+            raise native_errors.explained(error, self.sources) from error
+
+
+def typed(function: PacketFunction) -> Typed:
+    """Type and lower a packet function, if that is not done yet. Raises PacketFunctionError."""
+    if function.typed is None:
+        function.typed = Typed(function)
+    made: Typed = function.typed
+    return made
+
+
 def compile_kernel(function: PacketFunction) -> NativeKernel:
     """Compile a packet function into its batch kernel."""
-    helpers = _Helpers([function.function])
-    rewritten = prepare(function, helpers)
-    OFTEN.add(rewritten.__code__)
-    dispatcher = twins.compiled(rewritten)
+    made = typed(function)
     try:
-        result = dispatcher.get_call_template((PACKET,), {})
-        del result
-        returned = dispatcher.overloads[(PACKET,)].signature.return_type
-        if not isinstance(returned, types.Integer | types.Boolean):
-            function.source.refuse(
-                function.source.tree,
-                f"a packet function returns a verdict, this one returns {native_errors.plain(returned)}",
-            )
-        compiled = numba.cfunc("int64(int64)", **_KERNEL_OPTIONS)(_kernel(dispatcher))
+        compiled = numba.cfunc("int64(int64)", **_KERNEL_OPTIONS)(_kernel(made.dispatcher))
     except errors.NumbaError as error:
-        raise native_errors.explained(error, [function.source, *helpers.sources]) from error
-    return NativeKernel(function.name, compiled, rewritten)
+        raise native_errors.explained(error, made.sources) from error
+    return NativeKernel(function.name, compiled, made.rewritten)
 
 
 _KERNEL_OPTIONS = {"error_model": "numpy", "_nrt": False}
@@ -153,6 +180,38 @@ def _kernel(function: Any) -> Any:
 
 _SLOT, _METADATA = Slot.size, Metadata.size
 _OUT_OF_BOUNDS, _ARITHMETIC = _FAILED - twins.OUT_OF_BOUNDS, _FAILED - twins.ARITHMETIC
+FAILURES = {
+    "BAD_VERDICT": _BAD_VERDICT,
+    "OUT_OF_BOUNDS": _OUT_OF_BOUNDS,
+    "ARITHMETIC": _ARITHMETIC,
+    "OTHER": _FAILED - twins.OTHER,
+}
+"""What `verdict_or_failure` gives for each kind of failure."""
+
+
+def _definitions(context: Any, parts: list[Any]) -> PartLibrary:
+    """The library of machine code's primitives, and of where the parts' state objects are."""
+    library = PartLibrary(context.codegen(), "raceway_primitives")
+    used = {state for part in parts for state in primitives.states_named("".join(getattr(part, "texts", [])))}
+    library.add_text(primitives.native_definitions(sorted(used, key=lambda state: state.serial)))
+    library.finalize()
+    return library
+
+
+def verdict_or_failure(context: Any, builder: Any, compiled: Any, packet: Any) -> Any:
+    """Emit the call of the user's function: its verdict, or a negative number of `FAILURES`."""
+    status, verdict = context.call_internal_no_propagate(
+        builder, compiled.fndesc, compiled.signature, (packet,)
+    )
+    verdict = context.cast(builder, verdict, compiled.signature.return_type, types.int64)
+    legal = builder.icmp_unsigned("<=", verdict, ir.Constant(_i64, 4))
+    verdict = builder.select(legal, verdict, ir.Constant(_i64, _BAD_VERDICT))
+    # numba's own exceptions are those of a tuple's index.
+    code = builder.sext(status.code, _i64)
+    one = ir.Constant(_i64, 1)
+    code = builder.select(builder.icmp_signed("==", code, one), ir.Constant(_i64, twins.OUT_OF_BOUNDS), code)
+    failed = builder.sub(ir.Constant(_i64, _FAILED), code)
+    return builder.select(status.is_error, failed, verdict)
 
 
 @intrinsic
@@ -166,23 +225,11 @@ def decide(typing: Any, function: Any, start: Any, length: Any, time: Any, port:
         packet.end = builder.gep(packet.data, [args[2]])
         for name, value in zip(headers.GIVEN, args[3:], strict=True):
             setattr(packet, name, value)
-        result_type = compiled.signature.return_type
-        status, verdict = context.call_internal_no_propagate(
-            builder, compiled.fndesc, compiled.signature, (packet._getvalue(),)
-        )
-        for library in compiled.library.parts():
+        found = verdict_or_failure(context, builder, compiled, packet._getvalue())
+        parts = compiled.library.parts()
+        for library in [*parts, _definitions(context, parts)]:
             context.active_code_library.add_linking_library(library)
-        verdict = context.cast(builder, verdict, result_type, types.int64)
-        legal = builder.icmp_unsigned("<=", verdict, ir.Constant(_i64, 4))
-        verdict = builder.select(legal, verdict, ir.Constant(_i64, _BAD_VERDICT))
-        # numba's own exceptions are those of a tuple's index.
-        code = builder.sext(status.code, _i64)
-        one = ir.Constant(_i64, 1)
-        code = builder.select(
-            builder.icmp_signed("==", code, one), ir.Constant(_i64, twins.OUT_OF_BOUNDS), code
-        )
-        failed = builder.sub(ir.Constant(_i64, _FAILED), code)
-        return builder.select(status.is_error, failed, verdict)
+        return found
 
     integers = [types.int64] * 5
     return types.int64(function, *integers), generate

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types as numba_types
 from numba.extending import intrinsic
 
 from raceway.compile import twins
 from raceway.compile.addresses import signed64
 from raceway.compile.lowering_addresses import SCALARS, among
 
-__all__ = ["among", "number", "shift_left", "shift_right"]
+__all__ = ["among", "largest", "number", "shift_left", "shift_right", "smallest"]
 
+types: Any = numba_types  # numba fills this module in as it starts
 _i64 = ir.IntType(64)
 _NUMBERS = (types.Integer, types.Boolean)
 
@@ -32,6 +33,46 @@ def number(typing: Any, value: Any) -> Any:
         return context.cast(builder, args[0], sig.args[0], types.int64)
 
     return types.int64(value), generate
+
+
+def _extreme(values: Any, sign: str) -> Any:
+    """`min` or `max` of several numbers, or of one tuple of them."""
+    kinds = [*values]
+    one_tuple = len(kinds) == 1 and isinstance(kinds[0], types.BaseTuple)
+    parts = (
+        [*(kinds[0].types if hasattr(kinds[0], "types") else [kinds[0].dtype] * len(kinds[0]))]
+        if one_tuple
+        else kinds
+    )
+    if len(parts) < 1 + (not one_tuple) or not all(_numeric(kind) for kind in parts):
+        return None
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        given = cgutils.unpack_tuple(builder, args[0])
+        if one_tuple:
+            given = cgutils.unpack_tuple(builder, given[0])
+        numbers = [
+            context.cast(builder, one, kind, types.int64) for one, kind in zip(given, parts, strict=True)
+        ]
+        found = numbers[0]
+        for one in numbers[1:]:
+            # The first of equals, as in Python; they are the same number.
+            found = builder.select(builder.icmp_signed(sign, one, found), one, found)
+        return found
+
+    return types.int64(types.StarArgTuple(kinds)), generate
+
+
+@intrinsic
+def smallest(typing: Any, *values: Any) -> Any:
+    """`min(a, b, ...)`."""
+    return _extreme(values, "<")
+
+
+@intrinsic
+def largest(typing: Any, *values: Any) -> Any:
+    """`max(a, b, ...)`."""
+    return _extreme(values, ">")
 
 
 def _shift(typing: Any, value: Any, count: Any, left: bool) -> Any:
@@ -75,5 +116,6 @@ def _same(typing: Any, value: Any) -> Any:
     return types.int64(value), generate
 
 
+twins.REPLACED[min], twins.REPLACED[max] = smallest, largest
 # Compiled numbers have 64 bits by themselves.
 twins.REPLACED[signed64] = _same

@@ -50,14 +50,22 @@ _NO_WRAP = re.compile(r"\b(add|sub|mul|shl) nsw ")
 
 
 class PartLibrary(JITCodeLibrary):
-    """The code of one function, never optimised nor made machine code by itself."""
+    """The code of one function, never optimised nor made machine code by itself. `texts`: in LLVM's language."""
+
+    def __init__(self, codegen: Any, name: str) -> None:
+        super().__init__(codegen, name)
+        self.texts: list[str] = []
 
     def add_ir_module(self, module: Any) -> None:
         # numba promises LLVM that signed numbers never overflow (nsw), and LLVM draws conclusions from it. Here they
         # wrap around, the same on every target.
-        text = _NO_WRAP.sub(r"\1 ", normalize_ir_text(str(module)))
+        self.add_text(_NO_WRAP.sub(r"\1 ", normalize_ir_text(str(module))), module.name)
+
+    def add_text(self, text: str, name: str = "") -> None:
+        """Add a module of LLVM's language."""
+        self.texts.append(text)
         parsed = binding.parse_assembly(text)
-        parsed.name = module.name
+        parsed.name = name or self.name
         parsed.verify()
         self.add_llvm_module(parsed)
 

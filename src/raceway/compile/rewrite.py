@@ -187,6 +187,9 @@ class Rewriter(ast.NodeTransformer):
             return node
         if function is int:
             return self._helped("raceway_number", _helpers().number, node.args, node)
+        if function is min or function is max:
+            name = "smallest" if function is min else "largest"
+            return self._helped(f"raceway_{name}", getattr(_helpers(), name), node.args, node)
         if getattr(builtins, getattr(function, "__name__", ""), None) is function:
             return node
         node.func = self.outside(self.helper(function, self.source, node.func), node.func)

@@ -9,6 +9,7 @@ What compiled code reports instead of exceptions is the status with which a func
 
 from __future__ import annotations
 
+import builtins
 import types as python_types
 from collections.abc import Callable
 from typing import Any
@@ -75,6 +76,9 @@ def twin(function: Callable[..., Any]) -> Any:
         scope = {
             name: _native(function.__globals__, name) for name in _names(code) if name in function.__globals__
         }
+        for name in _names(code) - set(scope):
+            if getattr(builtins, name, None) in REPLACED:
+                scope[name] = REPLACED[getattr(builtins, name)]
         copied = python_types.FunctionType(
             code, {**scope, "__name__": function.__module__}, function.__name__
         )

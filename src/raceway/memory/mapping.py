@@ -16,6 +16,7 @@ _libc.mmap.argtypes = [
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
 ]  # fmt: skip
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_MAP_FIXED = 0x10
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -27,11 +28,34 @@ def map_shared(
 
     Unmapped when the last array over it is gone, never earlier. Raises OSError.
     """
+    return _array(_map(None, size, mmap.MAP_SHARED, descriptor, offset, writable=writable), size)
+
+
+def map_private(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Pages of this process, zeros: uint8, shape (size,), starting on a page of their own. Raises OSError."""
+    return _array(_map(None, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0), size)
+
+
+def map_over(address: int, size: int, descriptor: int) -> None:
+    """Put a descriptor's bytes, shared, where `map_private` has put pages: who has the address sees them from now on.
+
+    Raises OSError; then what was there is there still.
+    """
+    _map(address, size, mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0)
+
+
+def _map(
+    address: int | None, size: int, flags: int, descriptor: int, offset: int, *, writable: bool = True
+) -> int:
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    address = _libc.mmap(None, size, protection, mmap.MAP_SHARED, descriptor, offset)
-    if address in (None, _FAILED):
+    found: int | None = _libc.mmap(address, size, protection, flags, descriptor, offset)
+    if found is None or found == _FAILED:
         error = ctypes.get_errno()
-        raise OSError(error, f"mapping {size:,} bytes of shared memory: {os.strerror(error)}")
+        raise OSError(error, f"mapping {size:,} bytes of memory: {os.strerror(error)}")
+    return found
+
+
+def _array(address: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     room = (ctypes.c_uint8 * size).from_address(address)
     weakref.finalize(room, _libc.munmap, address, size)
     return np.frombuffer(memoryview(room), dtype=np.uint8)

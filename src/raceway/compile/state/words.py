@@ -8,13 +8,16 @@ IPv6 address (two words), 3 for a five-tuple (five). So an IPv6 address never eq
 from __future__ import annotations
 
 import itertools
+import mmap
 from typing import Any
 
 import numpy as np
 
 from raceway.compile.addresses import Address, IPv4Address, IPv6Address, MACAddress, Prefix, prefix, signed64
 from raceway.compile.five_tuple import FiveTuple, from_words
+from raceway.memory.mapping import map_private
 
+PAGE = mmap.PAGESIZE
 _serial = itertools.count(1)
 
 ONE_WORD, IPV6_WORDS, FIVE_TUPLE_WORDS = 1, 2, 3
@@ -25,12 +28,15 @@ KIND_NUMBER, KIND_IPV4, KIND_MAC = 1, 2, 4
 
 
 class State:
-    """Base of the state objects: `words`, an int64 array on a cache line of its own, holds everything."""
+    """Base of the state objects: `words`, an int64 array on pages of its own, holds everything.
+
+    kernel_map: what holds the words once a program in the kernel uses them (`kernel.functions.sharing`).
+    """
 
     def __init__(self, count: int) -> None:
-        raw = np.zeros(count + 8, dtype=np.int64)
-        start = -(raw.ctypes.data // 8) % 8
-        self.words = raw[start : start + count]
+        size = -(-count * 8 // PAGE) * PAGE
+        self.words: np.ndarray[Any, np.dtype[np.int64]] = map_private(size).view(np.int64)[:count]
+        self.kernel_map: Any = None
         # Indexing a memoryview costs a third of indexing an array, and gives Python ints.
         self.memory: memoryview[int] = memoryview(self.words)  # type: ignore[arg-type,unused-ignore]
         self.serial = next(_serial)

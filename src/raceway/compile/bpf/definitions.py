@@ -1,0 +1,246 @@
+"""eBPF's form of the primitives (`compile.primitives`), and the program's entry, in LLVM's language.
+
+What the program shares with whoever loaded it is one array of the kernel's, the control record::
+
+    | simulated | time | port | ring | time offset | ... |  64 bytes
+    | counters of processor 0 | of processor 1 | ...     |  128 bytes each, by `COUNTERS`
+
+A processor runs one packet at a time, and so adds to its own counters without a lock. `simulated`: time, port and ring
+are those of the record, and not the kernel's; `time offset`: what the kernel's TAI clock is ahead of 1970's.
+"""
+
+from __future__ import annotations
+
+from raceway.compile.bpf.instructions import Instruction
+from raceway.compile.headers import MAXIMUM_PACKET
+from raceway.compile.state.words import State
+
+TRIPLE = "bpfel"
+LAYOUT = "e-m:e-p:64:64-i64:64-i128:128-n32:64-S128"
+CONTROL = "raceway_control"
+SECTION = "xdp"
+SIMULATED, TIME, PORT, RING, TIME_OFFSET, ZERO = 0, 8, 16, 24, 32, 40
+COUNTERS_AT, COUNTERS_STRIDE = 64, 128
+COUNTERS = (
+    "ABORTED", "DROP", "PASS", "TX", "REDIRECT",
+    "out_of_bounds", "arithmetic", "bad_verdict", "other_error", "loop_limit",
+)  # fmt: skip
+"""Packets by verdict, and then why those that were ABORTED were."""
+
+# Helpers, by their numbers in linux/bpf.h.
+_PROCESSOR, _TIME_TAI = 8, 208
+
+_HEAD = f"""
+target datalayout = "{LAYOUT}"
+target triple = "{TRIPLE}"
+"""
+
+# Where LLVM shall not see through a number: it would turn "data + (length - 4)" into "end - 4", and the verifier adds
+# nothing to the packet's end. Empty assembly in codegen, and without effects, so that the same is done once.
+_BARRIER = 'call i64 asm "", "=r,0"(i64 {VALUE}) nounwind willreturn memory(none)'
+
+_PRIMITIVES = f"""
+define i64 @raceway_length(ptr %data, ptr %end) alwaysinline {{
+  %end_number = ptrtoint ptr %end to i64
+  %data_number = ptrtoint ptr %data to i64
+  %difference = sub i64 %end_number, %data_number
+  %length = {_BARRIER.replace("{VALUE}", "%difference")}
+  ret i64 %length
+}}
+define i64 @raceway_offset(i64 %offset) alwaysinline {{
+  %same = {_BARRIER.replace("{VALUE}", "%offset")}
+  ret i64 %same
+}}
+define i1 @raceway_far(i64 %offset, i64 %size) alwaysinline {{
+  %limit = sub i64 {MAXIMUM_PACKET}, %size
+  %far = icmp ugt i64 %offset, %limit
+  ret i1 %far
+}}
+define ptr @raceway_place(ptr %data, i64 %offset, i64 %size) alwaysinline {{
+  %checked = call i64 asm "", "=r,0,i"(i64 %offset, i64 %size) nounwind willreturn memory(none)
+  %place = getelementptr i8, ptr %data, i64 %checked
+  %same = call ptr asm "", "=r,0,i"(ptr %place, i64 %size) nounwind willreturn memory(none)
+  ret ptr %same
+}}
+define i1 @raceway_over(ptr %data, ptr %end, i64 %offset, i64 %size, ptr %place) alwaysinline {{
+  %behind = getelementptr i8, ptr %place, i64 %size
+  %over = icmp ugt ptr %behind, %end
+  ret i1 %over
+}}
+define i1 @raceway_beyond(i64 %index, i64 %count) alwaysinline {{
+  %beyond = icmp uge i64 %index, %count
+  ret i1 %beyond
+}}
+define void @raceway_publish(ptr %place, i64 %value) alwaysinline {{
+  %old = atomicrmw xchg ptr %place, i64 %value seq_cst
+  ret void
+}}
+define i64 @raceway_add(ptr %place, i64 %value) alwaysinline {{
+  %old = atomicrmw add ptr %place, i64 %value seq_cst
+  %sum = add i64 %old, %value
+  ret i64 %sum
+}}
+"""
+
+_STATE = """
+@raceway_words_{SERIAL} = external global i64
+define ptr @raceway_state_{SERIAL}() alwaysinline {
+  ret ptr @raceway_words_{SERIAL}
+}
+"""
+
+# What the loop hands in elsewhere. Whoever does not use one has not computed it: LLVM drops calls without effects.
+_GIVEN_DECLARED = "declare i64 @raceway_given_{NAME}(ptr) nounwind willreturn memory(none)\n"
+_GIVEN = f"""
+@{CONTROL} = external global [{COUNTERS_AT} x i8]
+define i64 @raceway_given_time(ptr %context) alwaysinline {{
+  %simulated = load i64, ptr @{CONTROL}
+  %is = icmp ne i64 %simulated, 0
+  br i1 %is, label %record, label %clock
+record:
+  %kept = load i64, ptr getelementptr (i8, ptr @{CONTROL}, i64 {TIME})
+  ret i64 %kept
+clock:
+  %tai = call i64 inttoptr (i64 {_TIME_TAI} to ptr)()
+  %offset = load i64, ptr getelementptr (i8, ptr @{CONTROL}, i64 {TIME_OFFSET})
+  %now = sub i64 %tai, %offset
+  ret i64 %now
+}}
+define i64 @raceway_given_port(ptr %context) alwaysinline {{
+  %simulated = load i64, ptr @{CONTROL}
+  %is = icmp ne i64 %simulated, 0
+  br i1 %is, label %record, label %device
+record:
+  %kept = load i64, ptr getelementptr (i8, ptr @{CONTROL}, i64 {PORT})
+  ret i64 %kept
+device:
+  %place = getelementptr i8, ptr %context, i64 12
+  %short = load i32, ptr %place
+  %index = zext i32 %short to i64
+  ret i64 %index
+}}
+define i64 @raceway_given_ring(ptr %context) alwaysinline {{
+  %simulated = load i64, ptr @{CONTROL}
+  %is = icmp ne i64 %simulated, 0
+  br i1 %is, label %record, label %device
+record:
+  %kept = load i64, ptr getelementptr (i8, ptr @{CONTROL}, i64 {RING})
+  ret i64 %kept
+device:
+  %place = getelementptr i8, ptr %context, i64 16
+  %short = load i32, ptr %place
+  %index = zext i32 %short to i64
+  ret i64 %index
+}}
+"""
+
+# struct xdp_md: data and data_end are its first two words. What the function's part gives back is a verdict, or a
+# negative number for a failure.
+_ENTRY = f"""
+declare i64 @raceway_decide(ptr, ptr, ptr)
+define i32 @raceway_xdp(ptr %context) "no-builtins" section "xdp" {{
+entry:
+  %data_short = load i32, ptr %context
+  %data_number = zext i32 %data_short to i64
+  %data = inttoptr i64 %data_number to ptr
+  %end_place = getelementptr i8, ptr %context, i64 4
+  %end_short = load i32, ptr %end_place
+  %end_number = zext i32 %end_short to i64
+  %end = inttoptr i64 %end_number to ptr
+  %found = call i64 @raceway_decide(ptr %context, ptr %data, ptr %end)
+  switch i64 %found, label %decided [
+    i64 {{BAD_VERDICT}}, label %bad
+    i64 {{OUT_OF_BOUNDS}}, label %outside
+    i64 {{ARITHMETIC}}, label %arithmetic
+    i64 {{OTHER}}, label %other
+  ]
+bad:
+  br label %failed
+outside:
+  br label %failed
+arithmetic:
+  br label %failed
+other:
+  br label %failed
+failed:
+  %reason = phi i64 [ 7, %bad ], [ 5, %outside ], [ 6, %arithmetic ], [ 8, %other ]
+  call void @raceway_count(i64 %reason)
+  br label %decided
+decided:
+  %verdict = phi i64 [ %found, %entry ], [ 0, %failed ]
+  call void @raceway_count(i64 %verdict)
+  %result = trunc i64 %verdict to i32
+  ret i32 %result
+}}
+define internal void @raceway_count(i64 %which) alwaysinline {{
+  %processor_number = call i64 inttoptr (i64 {{PROCESSOR}} to ptr)()
+  %processor = and i64 %processor_number, {{PROCESSORS_MASK}}
+  %line = mul i64 %processor, {{STRIDE}}
+  %hidden = {_BARRIER.replace("{VALUE}", "%which")}
+  %within = and i64 %hidden, 15
+  %word = mul i64 %within, 8
+  %offset = add i64 %line, %word
+  %start = getelementptr i8, ptr @raceway_control, i64 {{AT}}
+  %place = getelementptr i8, ptr %start, i64 %offset
+  %old = load i64, ptr %place
+  %new = add i64 %old, 1
+  store i64 %new, ptr %place
+  ret void
+}}
+"""
+
+
+def control_size(processors: int) -> int:
+    """Bytes of the control record for so many processors, a power of two."""
+    return COUNTERS_AT + COUNTERS_STRIDE * processors
+
+
+def entry(codes: dict[str, int], processors: int) -> str:
+    """The program around the function. codes: what `raceway_decide` returns for each kind of failure."""
+    text = _ENTRY + f"@{CONTROL} = external global [{COUNTERS_AT} x i8]\n"
+    numbers = {
+        **codes, "PROCESSOR": _PROCESSOR, "PROCESSORS_MASK": processors - 1, "STRIDE": COUNTERS_STRIDE,
+        "AT": COUNTERS_AT,
+    }  # fmt: skip
+    for name, number in numbers.items():
+        text = text.replace(f"{{{name}}}", str(number))
+    return _HEAD + text
+
+
+def primitives(used: list[State]) -> str:
+    """The primitives that parts call."""
+    return _HEAD + _PRIMITIVES + "".join(_STATE.replace("{SERIAL}", str(state.serial)) for state in used)
+
+
+def given() -> str:
+    """What the kernel hands in: linked when LLVM has dropped what is not used."""
+    return _HEAD + _GIVEN
+
+
+def given_declarations(names: list[str]) -> str:
+    """The same, as functions without effects."""
+    return "".join(_GIVEN_DECLARED.replace("{NAME}", name) for name in names)
+
+
+def loop_limit(processors: int) -> list[Instruction]:
+    """What the main function does when a loop went on for too long: count, and ABORTED."""
+    why, verdict = 8 * COUNTERS.index("loop_limit"), 8 * COUNTERS.index("ABORTED")
+    return [
+        Instruction(0x85, 0, 0, _PROCESSOR),  # call
+        Instruction(0x57, 0x00, 0, processors - 1),  # r0 &= mask
+        Instruction(0x27, 0x00, 0, COUNTERS_STRIDE),  # r0 *= stride
+        Instruction(0x18, 0x01, 0, COUNTERS_AT, wide=0, note=(None,)),  # r1 = the counters
+        Instruction(0x0F, 0x01, 0, 0),  # r1 += r0
+        Instruction(0x79, 0x12, why, 0),  # r2 = *(r1 + why)
+        Instruction(0x07, 0x02, 0, 1),  # r2 += 1
+        Instruction(0x7B, 0x21, why, 0),  # *(r1 + why) = r2
+        Instruction(0x79, 0x12, verdict, 0),
+        Instruction(0x07, 0x02, 0, 1),
+        Instruction(0x7B, 0x21, verdict, 0),
+        Instruction(0xB7, 0x00, 0, 0),  # r0 = 0
+        Instruction(0x95, 0, 0, 0),  # exit
+    ]
+
+
+# The loops of functions that are called are those of `locate`, and go round eight times at most. This is never run.
+LOOP_LIMIT_APART = [Instruction(0xB7, 0x00, 0, 2), Instruction(0x95, 0, 0, 0)]

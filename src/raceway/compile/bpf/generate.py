@@ -1,0 +1,168 @@
+"""From a packet function's parts to eBPF: link, optimise, take the instructions out of the object file.
+
+The parts are those that machine code is made of (`native.typed`). What is left to do takes LLVM some ten milliseconds:
+all of it becomes one function, for the kernel's verifier follows pointers to a packet best where it sees them made.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llvmlite import binding, ir
+from numba.core import cgutils
+from numba.core.cgutils import normalize_ir_text
+
+from raceway.compile import headers, native, primitives
+from raceway.compile.bpf import definitions, elf
+from raceway.compile.bpf.instructions import assemble, bounded, parse
+from raceway.compile.bpf.loops import widened
+from raceway.compile.lowering import PACKET
+from raceway.compile.pipeline import PartLibrary
+from raceway.compile.state.words import State
+
+if TYPE_CHECKING:
+    from raceway.compile.function import PacketFunction
+
+_PROCESSOR = "v4"
+_TARGET = re.compile(r"^target (triple|datalayout) = .*$", re.M)
+_INLINE = re.compile(r"(?<= )inlinehint(?=\s)")
+_APART = re.compile(r"(?<= )noinline(?=\s)")
+_CONSTANT_OFFSET = re.compile(r"^ *(%\S+) = (?:tail )?call i64 @raceway_offset\(i64 (-?\d+)\).*\n", re.M)
+_CONSTANT_PLACE = re.compile(r"(?:tail )?call ptr @raceway_place\((ptr [^,()]+), i64 (-?\d+), i64 \d+\)")
+_UNALIGNED = re.compile(r"^( *(?:%\S+ = load|store) .*), align 1$", re.M)
+_PURE = re.compile(
+    r"^declare (.*@\"?raceway_(?:given_\w+|length|offset|far|place|over|beyond|state_\d+)\"?\(.*\)).*$", re.M
+)
+_byte_pointer = ir.IntType(8).as_pointer()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The instruction of this index wants the address of a map's value: of a state object, or of the control record."""
+
+    instruction: int
+    state: State | None
+    offset: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What the kernel is to load. instructions: 8 bytes each; references: what they want filled in."""
+
+    name: str
+    instructions: bytes
+    references: tuple[Reference, ...]
+    states: tuple[State, ...]
+    processors: int
+    ir: str
+
+
+def generate(function: PacketFunction, processors: int) -> Generated:
+    """Make eBPF of a packet function. processors: how many the control record has counters for, a power of two.
+
+    Raises PacketFunctionError.
+    """
+    typed = native.typed(function)
+    parts = typed.overload.library.parts()
+    texts = [text for part in parts for text in getattr(part, "texts", [])]
+    used = primitives.states_named("".join(texts))
+    machine = _machine()
+    module = binding.parse_assembly(definitions.entry(native.FAILURES, processors))
+    for text in (_decide(typed.overload), *texts):
+        module.link_in(_module(text))
+    _inline_all(module)
+    _optimise(module, machine)
+    # Offsets that have turned out to be constants stay those.
+    module = binding.parse_assembly(_constant_offsets(widened(str(module))))
+    for text in (definitions.primitives(used), definitions.given()):
+        module.link_in(binding.parse_assembly(text))
+    _inline_all(module)
+    _optimise(module, machine)
+    sections = elf.read(machine.emit_object(module))
+    code = sections[definitions.SECTION]
+    states = {f"raceway_words_{state.serial}": state for state in used}
+    made = parse(code.data)
+    by_origin = {one.origin: one for one in made}
+    for relocation in code.relocations:
+        one = by_origin[relocation.offset // 8]
+        name = relocation.symbol.name
+        if one.wide is None or (name != definitions.CONTROL and name not in states):
+            raise AssertionError(f"eBPF code wants {name!r}, which nobody has")
+        one.note = (states.get(name),)
+    made = bounded(made, [definitions.loop_limit(processors), definitions.LOOP_LIMIT_APART])
+    raw = assemble(made)
+    references = [Reference(one.place, one.note[0], one.immediate) for one in made if one.note is not None]
+    return Generated(function.name, raw, tuple(references), tuple(used), processors, str(module))
+
+
+def _constant_offsets(text: str) -> str:
+    """Offsets that have turned out to be constants stay those: the verifier and LLVM both know them."""
+    pieces = []
+    for function in re.split(r"(?<=^})$", text, flags=re.M):
+        for name, number in _CONSTANT_OFFSET.findall(function):
+            function = re.sub(re.escape(name) + r"(?![\w.$-])", number, _line_of(name).sub("", function))
+        pieces.append(_CONSTANT_PLACE.sub(r"getelementptr i8, \1, i64 \2", function))
+    return "".join(pieces)
+
+
+def _line_of(name: str) -> re.Pattern[str]:
+    return re.compile(rf"^ *{re.escape(name)} = .*\n", re.M)
+
+
+def _machine() -> Any:
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    return binding.Target.from_triple(definitions.TRIPLE).create_target_machine(cpu=_PROCESSOR, opt=2)
+
+
+def _module(text: str) -> Any:
+    text = _TARGET.sub("", text)
+    text = _INLINE.sub("alwaysinline", text)
+    text = _APART.sub(f'noinline "no-builtins" section "{definitions.SECTION}"', text)
+    # Packets are looked at wherever their fields lie, and processors that XDP runs on can do that.
+    text = _UNALIGNED.sub(r"\1", text)
+    # llvmlite has no word for functions without effects, which LLVM drops, and calls once instead of twice.
+    text = _PURE.sub(r"declare \1 nounwind willreturn memory(none)", text)
+    return binding.parse_assembly(
+        f'target datalayout = "{definitions.LAYOUT}"\ntarget triple = "{definitions.TRIPLE}"\n{text}'
+    )
+
+
+def _decide(overload: Any) -> str:
+    """The function `raceway_decide(context, data, end)` that calls the user's."""
+    from numba.core.registry import cpu_target
+
+    context = cpu_target.target_context
+    library = PartLibrary(context.codegen(), "raceway_decide")
+    module = library.create_ir_module("raceway_decide")
+    kind = ir.FunctionType(ir.IntType(64), [_byte_pointer] * 3)
+    function = ir.Function(module, kind, "raceway_decide")
+    builder = ir.IRBuilder(function.append_basic_block())
+    packet = cgutils.create_struct_proxy(PACKET)(context, builder)
+    packet.data, packet.end = function.args[1:]
+    for name in headers.GIVEN:
+        given = ir.Function(module, ir.FunctionType(ir.IntType(64), [_byte_pointer]), f"raceway_given_{name}")
+        setattr(packet, name, builder.call(given, [function.args[0]]))
+    with context.push_code_library(library):
+        found = native.verdict_or_failure(context, builder, overload, packet._getvalue())
+    builder.ret(found)
+    text: str = normalize_ir_text(str(module))
+    return text
+
+
+def _inline_all(module: Any) -> None:
+    for one in module.functions:
+        if not one.is_declaration and one.name != "raceway_xdp":
+            one.linkage = "internal"
+            if b"noinline" not in b" ".join(one.attributes):
+                one.add_function_attribute("alwaysinline")
+
+
+def _optimise(module: Any, machine: Any) -> None:
+    options = binding.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = options.slp_vectorization = False
+    builder = binding.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    builder.close()

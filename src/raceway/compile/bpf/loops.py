@@ -1,0 +1,90 @@
+"""Numbers that the kernel's verifier shall know nothing of, so that it comes to an end.
+
+The verifier walks a program path by path, and a loop turn by turn, as long as it knows a number on which the way
+depends; after a million instructions it gives up. What it does not know, it walks once: a loop that begins with
+`may_goto` (Linux 6.9) looks the same to it in its second turn, and two paths that differ in a number go on as one. So
+where paths join (`phi`, `select`), a constant comes in as that constant plus a word that is zero, which only we know.
+
+`may_goto` itself is put in when there are instructions (`instructions.bounded`). It ends a loop that goes on for a
+quarter of a second; the packet is ABORTED then, and counted as `loop_limit`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from raceway.compile.bpf.definitions import CONTROL, ZERO
+
+_LABEL = re.compile(r"^(\"[^\"]+\"|[\w.$-]+):")
+_PHI = re.compile(r"^(\s+%\S+ = phi (i64|i32|i16|i8) )(.*)$")
+_INCOMING = re.compile(r"\[ ([^,\]]+), %(\"[^\"]+\"|[\w.$-]+) \]")
+# A number made of a truth value: two constants to the verifier.
+_FLAG = re.compile(
+    r"\s+(%[\w.$-]+) = (?:select i1 %\S+, (i64|i32|i16|i8) -?\d+, \S+ -?\d+|[sz]ext i1 %\S+ to (i64|i32|i16|i8))\b"
+)
+_NUMBER = re.compile(r"-?\d+")
+_ZERO = f"ptr getelementptr (i8, ptr @{CONTROL}, i64 {ZERO})"
+_END = re.compile(r"\s+(br|switch|ret|unreachable)\b")
+
+
+def widened(text: str) -> str:
+    """The same module of LLVM's language, in which no path brings a constant along."""
+    made: list[str] = []
+    body: list[str] | None = None
+    for line in text.split("\n"):
+        if body is None:
+            made.append(line)
+            if line.startswith("define "):
+                body = []
+        elif line == "}":
+            made += [*_function(body), line]
+            body = None
+        else:
+            body.append(line)
+    return "\n".join(made)
+
+
+def _function(body: list[str]) -> list[str]:
+    blocks: dict[str, list[str]] = {}
+    # LLVM leaves out the first block's name where it is a number.
+    name = "%first"
+    for line in body:
+        found = _LABEL.match(line)
+        if found:
+            name = found[1]
+        blocks.setdefault(name, []).append(line)
+    flags = 0
+    for lines in blocks.values():
+        for index in range(len(lines) - 1, -1, -1):
+            flag = _FLAG.match(lines[index])
+            if flag:
+                name, kind, made = flag[1], flag[2] or flag[3], f"%raceway.flag{flags}"
+                flags += 1
+                lines[index : index + 1] = [
+                    lines[index].replace(f"{name} =", f"{made} =", 1),
+                    f"  {made}.zero = load volatile {kind}, {_ZERO}",
+                    f"  {name} = add {kind} {made}.zero, {made}",
+                ]
+    hidden: dict[tuple[str, str, str], str] = {}
+    for lines in blocks.values():
+        for index, line in enumerate(lines):
+            phi = _PHI.match(line)
+            if phi is None:
+                continue
+            pieces = []
+            for value, origin in _INCOMING.findall(phi[3]):
+                if _NUMBER.fullmatch(value):
+                    where = origin if origin in blocks else "%first"
+                    value = hidden.setdefault((where, phi[2], value), f"%raceway.hidden{len(hidden)}")
+                pieces.append(f"[ {value}, %{origin} ]")
+            lines[index] = phi[1] + ", ".join(pieces)
+    for (where, kind, value), made in hidden.items():
+        lines = blocks[where]
+        # A block may end in a switch of several lines.
+        at = max(index for index, line in enumerate(lines) if _END.match(line))
+        # A word each: what the verifier learns of one of them, it must not take for the others too.
+        lines[at:at] = [
+            f"  {made}.zero = load volatile {kind}, {_ZERO}",
+            f"  {made} = add {kind} {made}.zero, {value}",
+        ]
+    return [line for lines in blocks.values() for line in lines]
