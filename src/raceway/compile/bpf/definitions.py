@@ -3,6 +3,7 @@
 What the program shares with whoever loaded it is one array of the kernel's, the control record::
 
     | simulated | time | port | ring | time offset | ... |  64 bytes
+    | zeros, of which the verifier does not know that     |  up to 8 KiB (`loops`)
     | counters of processor 0 | of processor 1 | ...     |  128 bytes each, by `COUNTERS`
 
 A processor runs one packet at a time, and so adds to its own counters without a lock. `simulated`: time, port and ring
@@ -19,8 +20,8 @@ TRIPLE = "bpfel"
 LAYOUT = "e-m:e-p:64:64-i64:64-i128:128-n32:64-S128"
 CONTROL = "raceway_control"
 SECTION = "xdp"
-SIMULATED, TIME, PORT, RING, TIME_OFFSET, ZERO = 0, 8, 16, 24, 32, 40
-COUNTERS_AT, COUNTERS_STRIDE = 64, 128
+SIMULATED, TIME, PORT, RING, TIME_OFFSET = 0, 8, 16, 24, 32
+ZEROS_AT, COUNTERS_AT, COUNTERS_STRIDE = 64, 8192, 128
 COUNTERS = (
     "ABORTED", "DROP", "PASS", "TX", "REDIRECT",
     "out_of_bounds", "arithmetic", "bad_verdict", "other_error", "loop_limit",

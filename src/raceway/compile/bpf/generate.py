@@ -17,7 +17,7 @@ from numba.core.cgutils import normalize_ir_text
 from raceway.compile import headers, native, primitives
 from raceway.compile.bpf import definitions, elf
 from raceway.compile.bpf.instructions import assemble, bounded, parse
-from raceway.compile.bpf.loops import widened
+from raceway.compile.bpf.loops import hidden_more, widened
 from raceway.compile.lowering import PACKET
 from raceway.compile.pipeline import PartLibrary
 from raceway.compile.state.words import State
@@ -27,10 +27,16 @@ if TYPE_CHECKING:
 
 _PROCESSOR = "v4"
 _TARGET = re.compile(r"^target (triple|datalayout) = .*$", re.M)
-_INLINE = re.compile(r"(?<= )inlinehint(?=\s)")
-_APART = re.compile(r"(?<= )noinline(?=\s)")
+_WISH = re.compile(r"(?<= )(noinline|inlinehint|alwaysinline)(?=\s)")
 _CONSTANT_OFFSET = re.compile(r"^ *(%\S+) = (?:tail )?call i64 @raceway_offset\(i64 (-?\d+)\).*\n", re.M)
 _CONSTANT_PLACE = re.compile(r"(?:tail )?call ptr @raceway_place\((ptr [^,()]+), i64 (-?\d+), i64 \d+\)")
+_ARGUMENTS = 5
+_USERS = re.compile(r"^define .*packet_function", re.M)
+_HEADERS_ASKED = re.compile(r"call .*compile6locate\d+[a-z]")
+_FINDS_HEADERS = re.compile(
+    r"^(define .*compile6locate\d+(?:transport|ipv4|ipv6|network)B.*? )(?:alwaysinline|inlinehint)", re.M
+)
+_HEADERS_IN_LINE = 6
 _UNALIGNED = re.compile(r"^( *(?:%\S+ = load|store) .*), align 1$", re.M)
 _PURE = re.compile(
     r"^declare (.*@\"?raceway_(?:given_\w+|length|offset|far|place|over|beyond|state_\d+)\"?\(.*\)).*$", re.M
@@ -70,15 +76,20 @@ def generate(function: PacketFunction, processors: int) -> Generated:
     used = primitives.states_named("".join(texts))
     machine = _machine()
     module = binding.parse_assembly(definitions.entry(native.FAILURES, processors))
+    asked = sum(len(_HEADERS_ASKED.findall(text)) for text in texts if _USERS.search(text))
+    large = asked > _HEADERS_IN_LINE
     for text in (_decide(typed.overload), *texts):
-        module.link_in(_module(text))
-    _inline_all(module)
+        # What finds headers is large. In line, LLVM sees what was asked before; many times in line, it is too much.
+        module.link_in(_module(_FINDS_HEADERS.sub(r"\1noinline", text) if large else text))
+    _inline(module)
+    _forget_arguments(module, machine)
+    _inline(module, arguments=_ARGUMENTS)
     _optimise(module, machine)
-    # Offsets that have turned out to be constants stay those.
-    module = binding.parse_assembly(_constant_offsets(widened(str(module))))
+    text = widened(str(module))
+    module = binding.parse_assembly(hidden_more(text) if large else _constant_offsets(text))
     for text in (definitions.primitives(used), definitions.given()):
         module.link_in(binding.parse_assembly(text))
-    _inline_all(module)
+    _inline(module, arguments=_ARGUMENTS)
     _optimise(module, machine)
     sections = elf.read(machine.emit_object(module))
     code = sections[definitions.SECTION]
@@ -119,8 +130,7 @@ def _machine() -> Any:
 
 def _module(text: str) -> Any:
     text = _TARGET.sub("", text)
-    text = _INLINE.sub("alwaysinline", text)
-    text = _APART.sub(f'noinline "no-builtins" section "{definitions.SECTION}"', text)
+    text = _WISH.sub(rf'\1 "no-builtins" section "{definitions.SECTION}"', text)
     # Packets are looked at wherever their fields lie, and processors that XDP runs on can do that.
     text = _UNALIGNED.sub(r"\1", text)
     # llvmlite has no word for functions without effects, which LLVM drops, and calls once instead of twice.
@@ -139,6 +149,7 @@ def _decide(overload: Any) -> str:
     module = library.create_ir_module("raceway_decide")
     kind = ir.FunctionType(ir.IntType(64), [_byte_pointer] * 3)
     function = ir.Function(module, kind, "raceway_decide")
+    function.attributes.add("alwaysinline")
     builder = ir.IRBuilder(function.append_basic_block())
     packet = cgutils.create_struct_proxy(PACKET)(context, builder)
     packet.data, packet.end = function.args[1:]
@@ -152,12 +163,26 @@ def _decide(overload: Any) -> str:
     return text
 
 
-def _inline_all(module: Any) -> None:
+def _forget_arguments(module: Any, machine: Any) -> None:
+    """Drop what no function looks at: numba hands everything on."""
+    builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=1))
+    passes = binding.create_new_module_pass_manager()
+    passes.add_sccp_pass()
+    passes.add_dead_arg_elimination_pass()
+    passes.run(module, builder)
+    builder.close()
+
+
+def _inline(module: Any, arguments: int = 1 << 16) -> None:
+    """Leave no function but the program's own to others. The user's helpers become part of it: a loop of theirs that
+    is ended early ends the function. What else stays apart is for LLVM to weigh, but for what it has no registers."""
     for one in module.functions:
-        if not one.is_declaration and one.name != "raceway_xdp":
-            one.linkage = "internal"
-            if b"noinline" not in b" ".join(one.attributes):
-                one.add_function_attribute("alwaysinline")
+        if one.is_declaration or one.name == "raceway_xdp":
+            continue
+        one.linkage = "internal"
+        wanted = "packet_function" in one.name or len(list(one.arguments)) > arguments
+        if wanted and b"noinline" not in b" ".join(one.attributes):
+            one.add_function_attribute("alwaysinline")
 
 
 def _optimise(module: Any, machine: Any) -> None:

@@ -11,9 +11,11 @@ quarter of a second; the packet is ABORTED then, and counted as `loop_limit`.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 
-from raceway.compile.bpf.definitions import CONTROL, ZERO
+from raceway.compile.bpf.definitions import CONTROL, COUNTERS_AT, ZEROS_AT
 
 _LABEL = re.compile(r"^(\"[^\"]+\"|[\w.$-]+):")
 _PHI = re.compile(r"^(\s+%\S+ = phi (i64|i32|i16|i8) )(.*)$")
@@ -23,28 +25,66 @@ _FLAG = re.compile(
     r"\s+(%[\w.$-]+) = (?:select i1 %\S+, (i64|i32|i16|i8) -?\d+, \S+ -?\d+|[sz]ext i1 %\S+ to (i64|i32|i16|i8))\b"
 )
 _NUMBER = re.compile(r"-?\d+")
-_ZERO = f"ptr getelementptr (i8, ptr @{CONTROL}, i64 {ZERO})"
+_ZEROS = (COUNTERS_AT - ZEROS_AT) // 8
 _END = re.compile(r"\s+(br|switch|ret|unreachable)\b")
+
+
+def _zero(number: int) -> str:
+    # A word each: what the verifier learns of one of them, it must not take for the others too.
+    return f"ptr getelementptr (i8, ptr @{CONTROL}, i64 {ZEROS_AT + number % _ZEROS * 8})"
 
 
 def widened(text: str) -> str:
     """The same module of LLVM's language, in which no path brings a constant along."""
     made: list[str] = []
     body: list[str] | None = None
+    numbers = itertools.count()
     for line in text.split("\n"):
         if body is None:
             made.append(line)
             if line.startswith("define "):
                 body = []
         elif line == "}":
-            made += [*_function(body), line]
+            made += [*_function(body, numbers), line]
             body = None
         else:
             body.append(line)
     return "\n".join(made)
 
 
-def _function(body: list[str]) -> list[str]:
+_CONSTANT_OFFSET = re.compile(r"^( *)(%\S+) = (?:tail )?call i64 @raceway_offset\(i64 (-?\d+)\).*$", re.M)
+
+
+_RESULT = re.compile(r"^( *)store i64 (\S+), ptr %retptr, (.*)$", re.M)
+
+
+def hidden_more(text: str) -> str:
+    """The same module, in which constant offsets and the results of functions are hidden as well: of large functions.
+
+    What the verifier learns of a packet's length it remembers with the packet's own address, and walks on with each
+    length apart. An address that a hidden number was added to is another, and it and its length are soon forgotten.
+    """
+    numbers = itertools.count(_ZEROS // 2)
+
+    def hide(found: re.Match[str]) -> str:
+        margin, name, value = found.groups()
+        number = next(numbers)
+        made = f"%raceway.offset{number}"
+        return f"{margin}{made} = load i64, {_zero(number)}\n{margin}{name} = add i64 {made}, {value}"
+
+    def hide_result(found: re.Match[str]) -> str:
+        margin, value, rest = found.groups()
+        number = next(numbers)
+        made = f"%raceway.result{number}"
+        return (
+            f"{margin}{made}.zero = load i64, {_zero(number)}\n{margin}{made} = add i64 {made}.zero, {value}\n"
+            f"{margin}store i64 {made}, ptr %retptr, {rest}"
+        )
+
+    return _RESULT.sub(hide_result, _CONSTANT_OFFSET.sub(hide, text))
+
+
+def _function(body: list[str], numbers: Iterator[int]) -> list[str]:
     blocks: dict[str, list[str]] = {}
     # LLVM leaves out the first block's name where it is a number.
     name = "%first"
@@ -62,7 +102,7 @@ def _function(body: list[str]) -> list[str]:
                 flags += 1
                 lines[index : index + 1] = [
                     lines[index].replace(f"{name} =", f"{made} =", 1),
-                    f"  {made}.zero = load volatile {kind}, {_ZERO}",
+                    f"  {made}.zero = load {kind}, {_zero(next(numbers))}",
                     f"  {name} = add {kind} {made}.zero, {made}",
                 ]
     hidden: dict[tuple[str, str, str], str] = {}
@@ -82,9 +122,8 @@ def _function(body: list[str]) -> list[str]:
         lines = blocks[where]
         # A block may end in a switch of several lines.
         at = max(index for index, line in enumerate(lines) if _END.match(line))
-        # A word each: what the verifier learns of one of them, it must not take for the others too.
         lines[at:at] = [
-            f"  {made}.zero = load volatile {kind}, {_ZERO}",
+            f"  {made}.zero = load {kind}, {_zero(next(numbers))}",
             f"  {made} = add {kind} {made}.zero, {value}",
         ]
     return [line for lines in blocks.values() for line in lines]
