@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raceway.apps.functions.attaching import Attachment as Attachment, attach as attach
     from raceway.compile.addresses import prefix as prefix
     from raceway.compile.errors import (
         ExpressionError as ExpressionError,
@@ -82,6 +83,8 @@ _HOMES = {
     "PrefixTable": "compile.state",
     "TokenBucket": "compile.state",
     "load_capture": "ports.pcap.capture",
+    "attach": "apps.functions.attaching",
+    "Attachment": "apps.functions.attaching",
     "simulate": "kernel.functions.simulating",
     "Simulation": "kernel.functions.simulating",
     "RacewayError": "errors",

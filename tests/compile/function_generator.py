@@ -157,7 +157,7 @@ class _Writer:
         self.lines.append("    " * indent + text)
 
     def block(self, indent: int, depth: int, *, inside_loop: bool = False) -> None:
-        for _ in range(self.random.randrange(1, 4)):
+        for _ in range(self.random.randrange(1, 3)):
             self.statement(indent, depth, inside_loop)
 
     def assign(self, indent: int) -> None:
@@ -187,7 +187,7 @@ class _Writer:
             if self.chance(2):
                 self.put(indent, "else:")
                 self.block(indent + 1, depth - 1, inside_loop=inside_loop)
-        elif kind == 6 and self.loops < 2 and not inside_loop:
+        elif kind == 6 and self.loops < 1 and not inside_loop:
             self.loops += 1
             name = f"i{self.loops}"
             self.put(
@@ -197,7 +197,7 @@ class _Writer:
             self.variables.append(name)
             self.block(indent + 1, depth - 1, inside_loop=True)
             self.variables.remove(name)
-        elif kind == 7 and self.loops < 2 and not inside_loop:
+        elif kind == 7 and self.loops < 1 and not inside_loop:
             self.loops += 1
             name = f"w{self.loops}"
             self.put(indent, f"{name} = {self.number(1)[0]} & 31")
@@ -259,7 +259,7 @@ class _Writer:
         return self.pick(("DROP", "PASS", "TX", "4", f"({self.number(1)[0]}) & 7"))
 
     def whole(self) -> str:
-        for number in range(self.random.randrange(3)):
+        for number in range(self.random.randrange(2)):
             self.variables = ["a", "b"]
             self.put(0, f"def helper{number}(packet, a, b):")
             self.block(1, 1)

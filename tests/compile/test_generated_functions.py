@@ -30,8 +30,9 @@ def packets() -> tuple[bytes, ...]:
 
 
 @settings(
-    max_examples=FUNCTIONS, deadline=None, suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    # The same ones every time, but for a soak: so that a run takes as long as the last.
+    max_examples=FUNCTIONS, derandomize=FUNCTIONS == 40, deadline=None, database=None,
+    suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate],
 )  # fmt: skip
 @given(chance=st.randoms(use_true_random=False), start=st.integers(0, PACKETS))
 def test_generated_functions(chance, start):

@@ -6,11 +6,11 @@ from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from test_both_worlds import mutated
 
 import raceway
 from labs import needs_root
 from packet_cases import TIME, captured_packets, contents, made_packets, needs_native, truncated_packets
+from test_both_worlds import mutated
 from worlds import FUNCTIONS
 
 pytestmark = [pytest.mark.skipif(bool(needs_native), reason=needs_native or "-"), needs_root]

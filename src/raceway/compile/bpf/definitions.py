@@ -24,12 +24,14 @@ SIMULATED, TIME, PORT, RING, TIME_OFFSET = 0, 8, 16, 24, 32
 ZEROS_AT, COUNTERS_AT, COUNTERS_STRIDE = 64, 8192, 128
 COUNTERS = (
     "ABORTED", "DROP", "PASS", "TX", "REDIRECT",
-    "out_of_bounds", "arithmetic", "bad_verdict", "other_error", "loop_limit",
+    "out_of_bounds", "arithmetic", "bad_verdict", "other_error", "loop_limit", "no_ring",
 )  # fmt: skip
-"""Packets by verdict, and then why those that were ABORTED were."""
+"""Packets by verdict, then why those that were ABORTED were, and how many that were to go to a ring found none."""
+NEXT, SOCKETS = "raceway_next", "raceway_sockets"
+"""Maps: the program that goes on with what passes (at 0, if there is one), and the AF_XDP socket of each queue."""
 
 # Helpers, by their numbers in linux/bpf.h.
-_PROCESSOR, _TIME_TAI = 8, 208
+_PROCESSOR, _TAIL_CALL, _REDIRECT_MAP, _TIME_TAI = 8, 12, 51, 208
 
 _HEAD = f"""
 target datalayout = "{LAYOUT}"
@@ -170,9 +172,35 @@ failed:
 decided:
   %verdict = phi i64 [ %found, %entry ], [ 0, %failed ]
   call void @raceway_count(i64 %verdict)
-  %result = trunc i64 %verdict to i32
+  switch i64 %verdict, label %done [
+    i64 2, label %passed
+    i64 4, label %redirected
+  ]
+passed:
+  call i64 inttoptr (i64 {_TAIL_CALL} to ptr)(ptr %context, ptr @{NEXT}, i64 0)
+  br label %done
+redirected:
+  %simulated = load i64, ptr @{CONTROL}
+  %is = icmp ne i64 %simulated, 0
+  br i1 %is, label %done, label %ring
+ring:
+  %queue_place = getelementptr i8, ptr %context, i64 16
+  %queue_short = load i32, ptr %queue_place
+  %queue = zext i32 %queue_short to i64
+  %sent = call i64 inttoptr (i64 {_REDIRECT_MAP} to ptr)(ptr @{SOCKETS}, i64 %queue, i64 1)
+  %none = icmp ne i64 %sent, 4
+  br i1 %none, label %no_ring, label %done
+no_ring:
+  call void @raceway_count(i64 10)
+  br label %done
+done:
+  %final = phi i64 [ %verdict, %decided ], [ %verdict, %passed ], [ %verdict, %redirected ], [ %sent, %ring ],
+    [ 1, %no_ring ]
+  %result = trunc i64 %final to i32
   ret i32 %result
 }}
+@{NEXT} = external global i64
+@{SOCKETS} = external global i64
 define internal void @raceway_count(i64 %which) alwaysinline {{
   %processor_number = call i64 inttoptr (i64 {{PROCESSOR}} to ptr)()
   %processor = and i64 %processor_number, {{PROCESSORS_MASK}}
@@ -230,7 +258,7 @@ def loop_limit(processors: int) -> list[Instruction]:
         Instruction(0x85, 0, 0, _PROCESSOR),  # call
         Instruction(0x57, 0x00, 0, processors - 1),  # r0 &= mask
         Instruction(0x27, 0x00, 0, COUNTERS_STRIDE),  # r0 *= stride
-        Instruction(0x18, 0x01, 0, COUNTERS_AT, wide=0, note=(None,)),  # r1 = the counters
+        Instruction(0x18, 0x01, 0, COUNTERS_AT, wide=0, note=CONTROL),  # r1 = the counters
         Instruction(0x0F, 0x01, 0, 0),  # r1 += r0
         Instruction(0x79, 0x12, why, 0),  # r2 = *(r1 + why)
         Instruction(0x07, 0x02, 0, 1),  # r2 += 1

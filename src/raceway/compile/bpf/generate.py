@@ -46,10 +46,11 @@ _byte_pointer = ir.IntType(8).as_pointer()
 
 @dataclass(frozen=True)
 class Reference:
-    """The instruction of this index wants the address of a map's value: of a state object, or of the control record."""
+    """The instruction of this index wants the address of a map's value: of a state object, or of the control record;
+    or a map itself: `definitions.NEXT` or `SOCKETS`."""
 
     instruction: int
-    state: State | None
+    wanted: State | str
     offset: int
 
 
@@ -93,18 +94,19 @@ def generate(function: PacketFunction, processors: int) -> Generated:
     _optimise(module, machine)
     sections = elf.read(machine.emit_object(module))
     code = sections[definitions.SECTION]
-    states = {f"raceway_words_{state.serial}": state for state in used}
+    wanted: dict[str, State | str] = {f"raceway_words_{state.serial}": state for state in used}
+    wanted |= {name: name for name in (definitions.CONTROL, definitions.NEXT, definitions.SOCKETS)}
     made = parse(code.data)
     by_origin = {one.origin: one for one in made}
     for relocation in code.relocations:
         one = by_origin[relocation.offset // 8]
         name = relocation.symbol.name
-        if one.wide is None or (name != definitions.CONTROL and name not in states):
+        if one.wide is None or name not in wanted:
             raise AssertionError(f"eBPF code wants {name!r}, which nobody has")
-        one.note = (states.get(name),)
+        one.note = wanted[name]
     made = bounded(made, [definitions.loop_limit(processors), definitions.LOOP_LIMIT_APART])
     raw = assemble(made)
-    references = [Reference(one.place, one.note[0], one.immediate) for one in made if one.note is not None]
+    references = [Reference(one.place, one.note, one.immediate) for one in made if one.note is not None]
     return Generated(function.name, raw, tuple(references), tuple(used), processors, str(module))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raceway.compile.bpf import definitions
+from raceway.compile.state.words import State
 from raceway.kernel.bpf.maps import Map
 from raceway.kernel.bpf.programs import Program
 from raceway.kernel.bpf.system import MAP_MMAPABLE, PROGRAM_XDP_FRAGMENTS, MapKind, ProgramKind
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from raceway.compile.bpf.generate import Generated
     from raceway.compile.function import PacketFunction
 
-_MAP_VALUE = 2  # BPF_PSEUDO_MAP_VALUE
+_MAP, _MAP_VALUE = 1, 2  # BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
 _SECOND = 1_000_000_000
 
 
@@ -32,41 +33,62 @@ class LoadedFunction:
     PacketFunctionError, VerifierError, PermissionNeededError, OSError.
     """
 
-    def __init__(self, function: PacketFunction) -> None:
+    def __init__(self, function: PacketFunction, sockets: Map | None = None, queues: int = 1) -> None:
         generated = generated_for(function)
         self.function = function
         self.generated = generated
-        self._control = Map(
-            MapKind.ARRAY,
-            value_size=definitions.control_size(generated.processors),
-            entries=1,
-            name="rw_control",
-            flags=MAP_MMAPABLE,
-        )
+        size = definitions.control_size(generated.processors)
+        self._maps: dict[str, Map] = {}
         try:
-            memory = self._control.memory().view(np.int64)
+            self._maps[definitions.CONTROL] = control = Map(
+                MapKind.ARRAY, value_size=size, entries=1, name="rw_control", flags=MAP_MMAPABLE
+            )
+            self._maps[definitions.NEXT] = self.next = Map(
+                MapKind.PROG_ARRAY, value_size=4, entries=1, name="rw_next"
+            )
+            if sockets is None:
+                sockets = self._maps[definitions.SOCKETS] = Map(
+                    MapKind.XSKMAP, value_size=4, entries=queues, name="rw_sockets"
+                )
+            self._sockets = sockets
+            memory = control.memory().view(np.int64)
             # The kernel's TAI clock steps as the clock of the day does, and is whole seconds ahead of it.
             ahead = time.clock_gettime_ns(time.CLOCK_TAI) - time.time_ns()
             memory[definitions.TIME_OFFSET // 8] = (ahead + _SECOND // 2) // _SECOND * _SECOND
-            self.record = memory[: definitions.COUNTERS_AT // 8]
-            counted = memory[definitions.COUNTERS_AT // 8 : self._control.value_size // 8]
+            self.record = memory[: definitions.ZEROS_AT // 8]
+            counted = memory[definitions.COUNTERS_AT // 8 : size // 8]
             self._counters = counted.reshape(generated.processors, definitions.COUNTERS_STRIDE // 8)
             self.program = self._load()
         except BaseException:
-            self._control.close()
+            self._close_maps()
             raise
 
     def _load(self) -> Program:
         code = bytearray(self.generated.instructions)
         for reference in self.generated.references:
-            used = self._control if reference.state is None else shared(reference.state)
-            at = reference.instruction * 8
-            code[at + 1] |= _MAP_VALUE << 4
+            at, wanted = reference.instruction * 8, reference.wanted
+            if isinstance(wanted, State):
+                used, how = shared(wanted), _MAP_VALUE
+            else:
+                used = self._sockets if wanted == definitions.SOCKETS else self._maps[wanted]
+                how = _MAP_VALUE if wanted == definitions.CONTROL else _MAP
+            code[at + 1] |= how << 4
             code[at + 4 : at + 8] = used.fd.to_bytes(4, "little")
             code[at + 12 : at + 16] = reference.offset.to_bytes(4, "little")
         return Program(
             ProgramKind.XDP, bytes(code), name=program_name(self.function.name), flags=PROGRAM_XDP_FRAGMENTS
         )
+
+    def go_on(self, following: Program | None) -> None:
+        """Hand what passes to another program from now on, or to nobody."""
+        if following is None:
+            self.next.delete(0)
+        else:
+            self.next.update(0, following.fd)
+
+    def _close_maps(self) -> None:
+        for one in self._maps.values():
+            one.close()
 
     @property
     def counters(self) -> dict[str, int]:
@@ -77,7 +99,7 @@ class LoadedFunction:
     def close(self) -> None:
         """Let go of it. What it is attached to keeps it."""
         self.program.close()
-        self._control.close()
+        self._close_maps()
 
     def __enter__(self) -> LoadedFunction:
         return self

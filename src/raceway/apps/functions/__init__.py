@@ -1,0 +1,5 @@
+"""Packet functions on interfaces: `raceway.attach`, and what the command line shows of them.
+
+attaching   `attach`: one function or a chain of them on an interface or a port
+listing     the functions that are attached on this machine, by whomever, and taking them off
+"""

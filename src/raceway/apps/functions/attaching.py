@@ -1,0 +1,210 @@
+"""`raceway.attach("eth0", function)`: the packet function as XDP, in the driver of a live interface.
+
+An interface has one XDP link, and this process's functions on it are a chain: what one of them PASSes the next one
+gets (by a tail call), and what the last PASSes goes to the host. Every other verdict is the packet's end::
+
+    packet --> first --PASS--> second --PASS--> host
+                 |                |
+             DROP, TX, REDIRECT, ABORTED
+
+Adding and removing change one pointer each (the link's program, or the entry of the function before), so no packet
+passes between two states. All of it goes when the process ends, by SIGKILL too.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raceway.errors import NoSuchInterfaceError, PortBusyError
+from raceway.kernel.bpf.links import Link, attach_xdp
+from raceway.kernel.bpf.maps import Map
+from raceway.kernel.bpf.programs import Program
+from raceway.kernel.functions.loading import LoadedFunction
+from raceway.kernel.interface import Network
+
+if TYPE_CHECKING:
+    from raceway.compile.function import PacketFunction
+
+MODES = ("driver", "generic")
+_lock = threading.Lock()
+
+
+class Chain:
+    """The functions of this process on one interface, in order, and the link that holds the first of them.
+
+    host: the program that goes on with what all have passed (a port's own), if it is not the host itself.
+    """
+
+    def __init__(
+        self, link: Link, mode: str, sockets: Map | None = None, host: Program | None = None
+    ) -> None:
+        self.link, self.mode, self.sockets, self.host = link, mode, sockets, host
+        self.members: list[LoadedFunction] = []
+
+    def insert(self, position: int, member: LoadedFunction) -> None:
+        """Put a function in before the one at a position: first its way on, then the way to it."""
+        following = self.members[position].program if position < len(self.members) else self.host
+        member.go_on(following)
+        if position == 0:
+            self.link.update(member.program)
+        else:
+            self.members[position - 1].go_on(member.program)
+        self.members.insert(position, member)
+
+    def remove(self, member: LoadedFunction) -> bool:
+        """Lead past a function; False if it was the last, and nobody would have the packets."""
+        position = self.members.index(member)
+        following = self.members[position + 1].program if position + 1 < len(self.members) else self.host
+        if position:
+            self.members[position - 1].go_on(following)
+        elif following is not None:
+            self.link.update(following)
+        self.members.remove(member)
+        return bool(self.members) or self.host is not None
+
+
+_chains: dict[tuple[str, int], Chain] = {}
+
+
+class Attachment:
+    """A packet function on an interface; `close`, or the end of a `with`, takes it off again.
+
+    interface: its name; mode: "driver" (in the network driver) or "generic" (behind it, in the host's stack).
+    """
+
+    def __init__(
+        self, interface: str, loaded: LoadedFunction, chain: Chain, where: tuple[str, int] | None
+    ) -> None:
+        self.interface, self.mode = interface, chain.mode
+        self.function = loaded.function
+        self._loaded, self._chain, self._where = loaded, chain, where
+        self._open = True
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Packets by verdict, why those that were ABORTED were, and how many found no ring (`no_ring`)."""
+        return self._loaded.counters
+
+    @property
+    def attached(self) -> bool:
+        """False once it was taken off, or the interface is gone."""
+        return self._open and self._chain.link.attached
+
+    def close(self) -> None:
+        """Take it off. May be called twice."""
+        with _lock:
+            if not self._open:
+                return
+            self._open = False
+            try:
+                if self._chain.link.attached:
+                    needed = self._chain.remove(self._loaded)
+                else:
+                    self._chain.members.remove(self._loaded)
+                    needed = bool(self._chain.members)
+                if not needed and self._where is not None:
+                    self._chain.link.close()
+                    _chains.pop(self._where, None)
+            finally:
+                self._loaded.close()
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = f"{self.mode} mode" if self._open else "taken off"
+        return f"<{self.function.name} on {self.interface}: {state}>"
+
+
+def attach(
+    where: Any, function: PacketFunction, *, mode: str = "", position: int | None = None
+) -> Attachment:
+    """Let a packet function decide about every packet that comes in at an interface, in the kernel.
+
+    where: an interface's name in the calling thread's network namespace, or an open port of one (`netmap:eth0`), whose
+    rings then get what the function answers REDIRECT for, and no longer everything. mode: "driver", "generic", or ""
+    for the better one that can be had (`Attachment.mode` says which). position: where in the chain of this process's
+    functions on the interface, 0 is first; the end by default.
+
+    Raises PacketFunctionError or VerifierError for the function; NoSuchInterfaceError; PortBusyError, naming it, if
+    somebody else's XDP program is there; PermissionNeededError; OSError; ValueError.
+    """
+    if mode not in ("", *MODES):
+        raise ValueError(f"mode {mode!r}: one of {', '.join(MODES)} was expected, or none for the better one")
+    with _lock:
+        if not isinstance(where, str):
+            return _attach_to_port(where, function, position)
+        return _attach_to_interface(where, function, mode, position)
+
+
+def _attach_to_interface(name: str, function: PacketFunction, mode: str, position: int | None) -> Attachment:
+    with Network() as network:
+        found = network.interface(name)
+    key = (str(Path("/proc/thread-self/ns/net").readlink()), found.index)
+    chain = _chains.get(key)
+    if chain is not None and not chain.link.attached:
+        # The interface that had this number is gone.
+        del _chains[key]
+        chain = None
+    if chain is not None and mode and mode != chain.mode:
+        raise PortBusyError(
+            name, f"functions are attached to it in {chain.mode} mode, and {mode} was asked for"
+        )
+    at = _position(position, len(chain.members) if chain else 0)
+    loaded = LoadedFunction(function, queues=max(found.receive_queues, 1))
+    try:
+        if chain is None:
+            link, got = _link(loaded.program, found.index, name, mode)
+            chain = _chains[key] = Chain(link, got)
+            chain.members.append(loaded)
+        else:
+            chain.insert(at, loaded)
+    except BaseException:
+        loaded.close()
+        raise
+    return Attachment(name, loaded, chain, key)
+
+
+def _attach_to_port(port: Any, function: PacketFunction, position: int | None) -> Attachment:
+    chain: Chain | None = getattr(port, "chain", None)
+    if chain is None:
+        raise ValueError(
+            f"{getattr(port, 'name', port)!r} has no XDP program of its own; expected an interface's name, or a port "
+            "of one that receives by AF_XDP"
+        )
+    loaded = LoadedFunction(function, sockets=chain.sockets)
+    try:
+        chain.insert(_position(position, len(chain.members)), loaded)
+    except BaseException:
+        loaded.close()
+        raise
+    return Attachment(port.interface.name, loaded, chain, None)
+
+
+def _position(wanted: int | None, count: int) -> int:
+    if wanted is None:
+        return count
+    if not 0 <= wanted <= count:
+        raise ValueError(f"position {wanted}: the chain has {count} functions, so 0 to {count} was expected")
+    return wanted
+
+
+def _link(program: Program, index: int, name: str, mode: str) -> tuple[Link, str]:
+    for how in MODES:
+        if mode not in ("", how):
+            continue
+        try:
+            return attach_xdp(program, index, how), how
+        except (PortBusyError, PermissionError, NoSuchInterfaceError):
+            raise
+        except OSError as error:
+            wrong = error.errno in (errno.EOPNOTSUPP, errno.ERANGE, errno.EINVAL, errno.ENOSPC)
+            if mode or how == MODES[-1] or not wrong:
+                raise
+    raise AssertionError(f"{name}: no mode left")

@@ -1,0 +1,200 @@
+"""Packet functions on live interfaces: in labs, with real packets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import raceway
+from labs import lab as lab, needs_root, reaches
+from raceway import DROP, PASS
+from raceway.kernel.interface import xdp_attached
+from raceway.memory.jit import INTERPRETED
+
+pytestmark = [
+    pytest.mark.skipif(
+        INTERPRETED, reason="eBPF is made by the compiler that NUMBA_DISABLE_JIT switches off"
+    ),
+    needs_root,
+]
+
+SO_RCVBUFFORCE = 33
+SEEN = raceway.Counters("icmp", "second", "time")
+
+
+@raceway.packet_function
+def no_echo(packet):
+    if packet.icmp and packet.icmp.type == 8:
+        SEEN["icmp"] += 1
+        return DROP
+    return PASS
+
+
+@raceway.packet_function
+def second(packet):
+    if packet.icmp:
+        SEEN["second"] += 1
+        SEEN["time"] = packet.time
+    return PASS
+
+
+def test_a_function_drops_what_it_says_and_counts_it(lab):
+    two = lab()
+    SEEN.clear()
+    assert reaches(two, "a", two.address("b"))
+    with two.inside("b"), raceway.attach(two.interface("b"), no_echo) as attachment:
+        assert attachment.mode == "driver"
+        assert attachment.attached
+        assert not reaches(two, "a", two.address("b"), patience=0.3)
+        assert SEEN["icmp"] == 1
+        assert attachment.counters["DROP"] == 1
+    assert reaches(two, "a", two.address("b"))
+    with two.inside("b"):
+        assert not xdp_attached(two.interface("b"))
+
+
+def test_a_chain_goes_on_with_what_passes_and_changes_live(lab):
+    two = lab()
+    SEEN.clear()
+    with two.inside("b"):
+        name = two.interface("b")
+        last = raceway.attach(name, second)
+        assert reaches(two, "a", two.address("b"))
+        assert SEEN["second"] == 1
+        assert abs(SEEN["time"] - time.time_ns()) < 10_000_000_000
+        first = raceway.attach(name, no_echo, position=0)
+        assert not reaches(two, "a", two.address("b"), patience=0.3)
+        assert SEEN["second"] == 1
+        last.close()
+        assert not reaches(two, "a", two.address("b"), patience=0.3)
+        last = raceway.attach(name, second)
+        first.close()
+        assert reaches(two, "a", two.address("b"))
+        assert SEEN["second"] == 2
+        last.close()
+        assert not xdp_attached(name)
+
+
+def test_a_foreign_program_is_named(lab):
+    from raceway.kernel.bpf.assembler import R0, Assembler
+    from raceway.kernel.bpf.links import attach_xdp
+    from raceway.kernel.bpf.programs import Program
+    from raceway.kernel.bpf.system import ProgramKind
+    from raceway.kernel.interface import interface
+
+    two = lab()
+    with two.inside("b"):
+        index = interface(two.interface("b")).index
+        foreign = Program(ProgramKind.XDP, Assembler().mov(R0, 2).exit().assemble(), name="somebody")
+        with (
+            foreign,
+            attach_xdp(foreign, index, "driver"),
+            pytest.raises(raceway.PortBusyError, match="somebody"),
+        ):
+            raceway.attach(two.interface("b"), no_echo)
+
+
+def test_wrong_words_are_told(lab):
+    two = lab()
+    with two.inside("b"):
+        with pytest.raises(OSError, match="no network interface 'nosuch'"):
+            raceway.attach("nosuch", no_echo)
+        with pytest.raises(ValueError, match="one of driver, generic"):
+            raceway.attach(two.interface("b"), no_echo, mode="quick")
+        with pytest.raises(ValueError, match="0 functions"):
+            raceway.attach(two.interface("b"), no_echo, position=3)
+        with raceway.attach(two.interface("b"), no_echo, mode="generic") as attachment:
+            assert attachment.mode == "generic"
+            assert not reaches(two, "a", two.address("b"), patience=0.3)
+
+
+HOLDER = """
+import sys, time
+import raceway
+from raceway import DROP
+sys.path.insert(0, {folder!r})
+from {module} import nothing
+raceway.attach({interface!r}, nothing)
+print("attached", flush=True)
+time.sleep(60)
+"""
+
+
+def test_sigkill_leaves_the_interface_clean(lab, tmp_path):
+    two = lab()
+    (tmp_path / "drops_all.py").write_text(
+        "import raceway\n\n\n@raceway.packet_function\ndef nothing(packet):\n    return raceway.DROP\n"
+    )
+    code = HOLDER.format(folder=str(tmp_path), module="drops_all", interface=two.interface("b"))
+    with two.inside("b"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )  # fmt: skip
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.readline() == "attached\n"
+        assert not reaches(two, "a", two.address("b"), patience=0.3)
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while not reaches(two, "a", two.address("b")):
+        assert time.monotonic() < deadline
+    with two.inside("b"):
+        assert not xdp_attached(two.interface("b"))
+
+
+def test_no_packet_is_lost_at_a_swap(lab):
+    """Functions come and go in a chain while numbered frames go through it: each one arrives, in order."""
+    from nic_world import KIND, frame, numbers, open_at
+
+    two = lab()
+    # A thousand with RACEWAY_SOAK_ROUNDS; each takes as long as the kernel takes to be sure that nobody runs the old.
+    swaps = 1_000 if os.environ.get("RACEWAY_SOAK_ROUNDS") else 100
+    kind = int.from_bytes(KIND, "big")
+    found: list[int] = []
+    done = threading.Event()
+    sent = 0
+    with open_at(two, "a", "/t@xdp:mode=copy,tx=socket") as sender, two.inside("b"):
+        listening = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind))
+        listening.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)
+        listening.bind((two.interface("b"), kind))
+        listening.settimeout(2)
+
+        def send() -> None:
+            nonlocal sent
+            while not done.is_set():
+                sent += sender.send([frame(sent + number) for number in range(16)], timeout=5)
+                time.sleep(0.001)
+
+        def receive() -> None:
+            while not done.is_set() or len(found) < sent:
+                try:
+                    found.extend(numbers([listening.recv(2048)]))
+                except TimeoutError:
+                    if done.is_set():
+                        return
+
+        with listening, raceway.attach(two.interface("b"), second) as base:
+            threads = [threading.Thread(target=one) for one in (send, receive)]
+            for thread in threads:
+                thread.start()
+            try:
+                for number in range(swaps):
+                    raceway.attach(two.interface("b"), second, position=number % 2).close()
+            finally:
+                done.set()
+                threads[0].join()
+                sender.flush()
+                threads[1].join()
+            missing = sorted(set(range(sent)) - set(found))
+            assert not missing, f"{len(missing)} of {sent}, from {missing[0]} on; {base.counters}"
+            assert found == list(range(sent))
+            assert sent > 100
+            assert base.counters["PASS"] == sent
