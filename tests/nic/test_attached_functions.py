@@ -14,7 +14,7 @@ import pytest
 
 import raceway
 from labs import lab as lab, needs_root, reaches
-from raceway import DROP, PASS
+from raceway import DROP, PASS, REDIRECT
 from raceway.kernel.interface import xdp_attached
 from raceway.memory.jit import INTERPRETED
 
@@ -80,6 +80,50 @@ def test_a_chain_goes_on_with_what_passes_and_changes_live(lab):
         assert SEEN["second"] == 2
         last.close()
         assert not xdp_attached(name)
+
+
+@raceway.packet_function
+def numbered_to_the_ring(packet):
+    if packet.ethertype == 0x88B5:
+        return DROP if packet.load64(14) % 3 == 2 else REDIRECT
+    return PASS
+
+
+def test_a_function_hands_packets_to_a_ports_ring_one_by_one(lab):
+    from nic_world import collect, frame, numbers, open_at
+
+    two = lab()
+    with open_at(two, "b") as port, open_at(two, "a", "/t") as sender:
+        with raceway.attach(port, numbered_to_the_ring) as attachment:
+            sender.send([frame(number) for number in range(30)])
+            sender.flush()
+            found = numbers(collect(port, 20))
+            assert found == [number for number in range(30) if number % 3 != 2]
+            # The host goes on as if no port were open.
+            deadline = time.monotonic() + 10
+            while attachment.counters["DROP"] < 10:
+                assert time.monotonic() < deadline
+            assert attachment.counters["REDIRECT"] == 20
+            assert attachment.counters["no_ring"] == 0
+        sender.send([frame(2)])
+        assert numbers(collect(port, 1)) == [2]
+    two = lab()
+    with open_at(two, "b") as port, raceway.attach(port, numbered_to_the_ring):
+        assert reaches(two, "a", two.address("b"))
+
+
+def test_redirecting_to_no_ring_is_counted(lab):
+    from nic_world import frame, open_at
+
+    two = lab()
+    with open_at(two, "a", "/t") as sender, two.inside("b"):
+        with raceway.attach(two.interface("b"), numbered_to_the_ring) as attachment:
+            sender.send([frame(0)])
+            sender.flush()
+            deadline = time.monotonic() + 10
+            while attachment.counters["no_ring"] < 1:
+                assert time.monotonic() < deadline, attachment.counters
+            assert attachment.counters["REDIRECT"] == 1
 
 
 def test_a_foreign_program_is_named(lab):

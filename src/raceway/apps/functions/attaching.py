@@ -1,14 +1,7 @@
 """`raceway.attach("eth0", function)`: the packet function as XDP, in the driver of a live interface.
 
-An interface has one XDP link, and this process's functions on it are a chain: what one of them PASSes the next one
-gets (by a tail call), and what the last PASSes goes to the host. Every other verdict is the packet's end::
-
-    packet --> first --PASS--> second --PASS--> host
-                 |                |
-             DROP, TX, REDIRECT, ABORTED
-
-Adding and removing change one pointer each (the link's program, or the entry of the function before), so no packet
-passes between two states. All of it goes when the process ends, by SIGKILL too.
+This process's functions on an interface are a chain (`kernel.functions.chain`): what one PASSes the next one gets, and
+what the last PASSes goes to the host. All of it goes when the process ends, by SIGKILL too.
 """
 
 from __future__ import annotations
@@ -20,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from raceway.errors import NoSuchInterfaceError, PortBusyError
 from raceway.kernel.bpf.links import Link, attach_xdp
-from raceway.kernel.bpf.maps import Map
 from raceway.kernel.bpf.programs import Program
+from raceway.kernel.functions.chain import Chain
 from raceway.kernel.functions.loading import LoadedFunction
 from raceway.kernel.interface import Network
 
@@ -30,40 +23,6 @@ if TYPE_CHECKING:
 
 MODES = ("driver", "generic")
 _lock = threading.Lock()
-
-
-class Chain:
-    """The functions of this process on one interface, in order, and the link that holds the first of them.
-
-    host: the program that goes on with what all have passed (a port's own), if it is not the host itself.
-    """
-
-    def __init__(
-        self, link: Link, mode: str, sockets: Map | None = None, host: Program | None = None
-    ) -> None:
-        self.link, self.mode, self.sockets, self.host = link, mode, sockets, host
-        self.members: list[LoadedFunction] = []
-
-    def insert(self, position: int, member: LoadedFunction) -> None:
-        """Put a function in before the one at a position: first its way on, then the way to it."""
-        following = self.members[position].program if position < len(self.members) else self.host
-        member.go_on(following)
-        if position == 0:
-            self.link.update(member.program)
-        else:
-            self.members[position - 1].go_on(member.program)
-        self.members.insert(position, member)
-
-    def remove(self, member: LoadedFunction) -> bool:
-        """Lead past a function; False if it was the last, and nobody would have the packets."""
-        position = self.members.index(member)
-        following = self.members[position + 1].program if position + 1 < len(self.members) else self.host
-        if position:
-            self.members[position - 1].go_on(following)
-        elif following is not None:
-            self.link.update(following)
-        self.members.remove(member)
-        return bool(self.members) or self.host is not None
 
 
 _chains: dict[tuple[str, int], Chain] = {}
@@ -172,7 +131,7 @@ def _attach_to_interface(name: str, function: PacketFunction, mode: str, positio
 
 
 def _attach_to_port(port: Any, function: PacketFunction, position: int | None) -> Attachment:
-    chain: Chain | None = getattr(port, "chain", None)
+    chain: Chain | None = getattr(port, "functions", None)
     if chain is None:
         raise ValueError(
             f"{getattr(port, 'name', port)!r} has no XDP program of its own; expected an interface's name, or a port "

@@ -23,6 +23,7 @@ from raceway.kernel.bpf.maps import Map
 from raceway.kernel.bpf.programs import Program
 from raceway.kernel.bpf.system import MapKind, VerifierError
 from raceway.kernel.capabilities import refused
+from raceway.kernel.functions.chain import Chain
 from raceway.kernel.interface import Interface, Network
 from raceway.kernel.live import LiveFrames
 from raceway.kernel.received import ReceivedFrames
@@ -56,7 +57,9 @@ class NicOptions:
 class NicPort(Port):
     """A network interface, a ring pair for each of its queues.
 
-    mode: what was got, one of MODES; notes: what was tried before, and why it could not be had.
+    mode: what was got, one of MODES; notes: what was tried before, and why it could not be had; functions: the packet
+    functions that decide, in the kernel, what of it the rings get (`raceway.attach(port, function)`): while there are
+    none, they get everything.
     """
 
     adapter = nic_sync
@@ -78,6 +81,7 @@ class NicPort(Port):
         self._frames: ReceivedFrames | None = None
         self._bells: list[int] = []
         self._link: Any = None
+        self.functions: Chain | None = None
         self._map: Map | None = None
         self._watch: InterfaceWatch | None = None
         self._network = Network()
@@ -168,8 +172,11 @@ class NicPort(Port):
                 continue
             try:
                 program, untagged = self._program(in_driver=how == "driver")
-                with program:
+                try:
                     self._link = attach_xdp(program, self.interface.index, how)
+                except BaseException:
+                    program.close()
+                    raise
             except (PortBusyError, PermissionError):
                 raise
             except OSError as error:
@@ -178,6 +185,7 @@ class NicPort(Port):
                     raise XdpModeError(f"{self.name}: XDP in {how} mode cannot be had: {reason}") from error
                 self.notes.append(f"XDP in the driver: {reason}")
                 continue
+            self.functions = Chain(self._link, how, self._map, program)
             self._in_driver = how == "driver"
             if untagged and self._network.features(self.interface.name).get("rx-vlan-hw-parse"):
                 self.notes.append(f"VLAN tags that are kept beside the packets are lost: {untagged}")
@@ -449,7 +457,9 @@ class NicPort(Port):
         finally:
             if self._live is not None:
                 self._live.close()
-            for part in (self._link, self._frames, self._map, *self.sockets, self._watch, self._network):
+            alone = self.functions.alone if self.functions else None
+            parts = (self._link, alone, self._frames, self._map, *self.sockets, self._watch, self._network)
+            for part in parts:
                 if part is not None:
                     part.close()
 
