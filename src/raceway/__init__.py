@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         RegionError as RegionError,
         RingError as RingError,
     )
+    from raceway.kernel.functions.refusals import FunctionRefusedError as FunctionRefusedError
     from raceway.kernel.functions.simulating import Simulation as Simulation, simulate as simulate
     from raceway.memory.region import Region as Region
     from raceway.ports.batch import Batch as Batch
@@ -85,6 +86,7 @@ _HOMES = {
     "load_capture": "ports.pcap.capture",
     "attach": "apps.functions.attaching",
     "Attachment": "apps.functions.attaching",
+    "FunctionRefusedError": "kernel.functions.refusals",
     "simulate": "kernel.functions.simulating",
     "Simulation": "kernel.functions.simulating",
     "RacewayError": "errors",

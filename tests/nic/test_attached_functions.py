@@ -116,14 +116,17 @@ def test_redirecting_to_no_ring_is_counted(lab):
     from nic_world import frame, open_at
 
     two = lab()
-    with open_at(two, "a", "/t") as sender, two.inside("b"):
-        with raceway.attach(two.interface("b"), numbered_to_the_ring) as attachment:
-            sender.send([frame(0)])
-            sender.flush()
-            deadline = time.monotonic() + 10
-            while attachment.counters["no_ring"] < 1:
-                assert time.monotonic() < deadline, attachment.counters
-            assert attachment.counters["REDIRECT"] == 1
+    with (
+        open_at(two, "a", "/t") as sender,
+        two.inside("b"),
+        raceway.attach(two.interface("b"), numbered_to_the_ring) as attachment,
+    ):
+        sender.send([frame(0)])
+        sender.flush()
+        deadline = time.monotonic() + 10
+        while attachment.counters["no_ring"] < 1:
+            assert time.monotonic() < deadline, attachment.counters
+        assert attachment.counters["REDIRECT"] == 1
 
 
 def test_a_foreign_program_is_named(lab):

@@ -21,6 +21,7 @@ from numba.core.cgutils import normalize_ir_text
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, _LowerResult
 from numba.core.compiler_machinery import LoweringPass, PassManager, register_pass
+from numba.core.debuginfo import DIBuilder
 from numba.core.lowering import Lower
 from numba.core.typed_passes import (
     AnnotateTypes,
@@ -89,7 +90,27 @@ OFTEN: set[Any] = set()
 """Code objects of functions that are always inlined."""
 
 
+note_lines = False
+"""Whether the user's functions are lowered with the lines that their instructions come from (`bpf.lines`)."""
+
+
+class _Lines(DIBuilder):
+    """Notes lines, and nothing of variables."""
+
+    def mark_variable(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 class _PartLower(Lower):
+    def __init__(
+        self, context: Any, library: Any, described: Any, func_ir: Any, metadata: Any = None
+    ) -> None:
+        super().__init__(context, library, described, func_ir, metadata=metadata)
+        if note_lines and func_ir.func_id.func.__module__.startswith("raceway.packet_function."):
+            self.debuginfo = _Lines(
+                module=self.module, filepath=func_ir.loc.filename, cgctx=context, directives_only=True
+            )
+
     def setup_function(self, described: Any) -> None:
         super().setup_function(described)
         code = self.func_ir.func_id.func.__code__

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import binding, ir
@@ -15,9 +16,10 @@ from numba.core import cgutils
 from numba.core.cgutils import normalize_ir_text
 
 from raceway.compile import headers, native, primitives
-from raceway.compile.bpf import definitions, elf
+from raceway.compile.bpf import definitions, elf, lines
 from raceway.compile.bpf.instructions import assemble, bounded, parse
 from raceway.compile.bpf.loops import hidden_more, widened
+from raceway.compile.errors import PacketFunctionError
 from raceway.compile.lowering import PACKET
 from raceway.compile.pipeline import PartLibrary
 from raceway.compile.state.words import State
@@ -37,7 +39,7 @@ _FINDS_HEADERS = re.compile(
     r"^(define .*compile6locate\d+(?:transport|ipv4|ipv6|network)B.*? )(?:alwaysinline|inlinehint)", re.M
 )
 _HEADERS_IN_LINE = 6
-_UNALIGNED = re.compile(r"^( *(?:%\S+ = load|store) .*), align 1$", re.M)
+_UNALIGNED = re.compile(r"^( *(?:%\S+ = load|store) .*), align 1(?=$|,)", re.M)
 _PURE = re.compile(
     r"^declare (.*@\"?raceway_(?:given_\w+|length|offset|far|place|over|beyond|state_\d+)\"?\(.*\)).*$", re.M
 )
@@ -64,14 +66,21 @@ class Generated:
     states: tuple[State, ...]
     processors: int
     ir: str
+    places: tuple[tuple[str, int], ...] = ()
+    """File and line of each instruction, if they were asked for."""
 
 
-def generate(function: PacketFunction, processors: int) -> Generated:
-    """Make eBPF of a packet function. processors: how many the control record has counters for, a power of two.
+def generate(function: PacketFunction, processors: int, *, places: bool = False) -> Generated:
+    """Make eBPF of a packet function. processors: how many the control record has counters for, a power of two;
+    places: say what line each instruction comes from, for which the function is lowered anew.
 
     Raises PacketFunctionError.
     """
-    typed = native.typed(function)
+    if places:
+        with lines.noted():
+            typed = native.Typed(function)
+    else:
+        typed = native.typed(function)
     parts = typed.overload.library.parts()
     texts = [text for part in parts for text in getattr(part, "texts", [])]
     used = primitives.states_named("".join(texts))
@@ -92,6 +101,7 @@ def generate(function: PacketFunction, processors: int) -> Generated:
         module.link_in(binding.parse_assembly(text))
     _inline(module, arguments=_ARGUMENTS)
     _optimise(module, machine)
+    _check(function, module)
     sections = elf.read(machine.emit_object(module))
     code = sections[definitions.SECTION]
     wanted: dict[str, State | str] = {f"raceway_words_{state.serial}": state for state in used}
@@ -107,7 +117,24 @@ def generate(function: PacketFunction, processors: int) -> Generated:
     made = bounded(made, [definitions.loop_limit(processors), definitions.LOOP_LIMIT_APART])
     raw = assemble(made)
     references = [Reference(one.place, one.note, one.immediate) for one in made if one.note is not None]
-    return Generated(function.name, raw, tuple(references), tuple(used), processors, str(module))
+    table = lines.read(sections) if places else []
+    found = (
+        tuple(lines.place_of(table, one.origin) for one in made for _ in range(one.slots)) if table else ()
+    )
+    return Generated(function.name, raw, tuple(references), tuple(used), processors, str(module), found)
+
+
+def _check(function: PacketFunction, module: Any) -> None:
+    """Refuse what LLVM's back end would end the process for."""
+    for one in module.functions:
+        if one.is_declaration and one.name.startswith(("llvm.memcpy", "llvm.memset", "llvm.memmove")):
+            raise PacketFunctionError(f"{function.name} copies too much at once for eBPF ({one.name})")
+        if not one.is_declaration and len(list(one.arguments)) > _ARGUMENTS:
+            raise PacketFunctionError(
+                f"a part of {function.name} takes more than eBPF's five arguments ({one.name})"
+            )
+    if re.search(r"= (?:mul|[su]div|[su]rem) i128 ", str(module)):
+        raise PacketFunctionError(f"{function.name} computes with 128 bits, which eBPF cannot")
 
 
 def _constant_offsets(text: str) -> str:
@@ -124,9 +151,16 @@ def _line_of(name: str) -> re.Pattern[str]:
     return re.compile(rf"^ *{re.escape(name)} = .*\n", re.M)
 
 
-def _machine() -> Any:
+@cache
+def _initialise() -> None:
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
+    # LLVM ends the process when a function wants more stack than the kernel has; the kernel only refuses it.
+    binding.set_option("raceway", "-bpf-stack-size=65536")
+
+
+def _machine() -> Any:
+    _initialise()
     return binding.Target.from_triple(definitions.TRIPLE).create_target_machine(cpu=_PROCESSOR, opt=2)
 
 

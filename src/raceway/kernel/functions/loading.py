@@ -15,7 +15,8 @@ from raceway.compile.bpf import definitions
 from raceway.compile.state.words import State
 from raceway.kernel.bpf.maps import Map
 from raceway.kernel.bpf.programs import Program
-from raceway.kernel.bpf.system import MAP_MMAPABLE, PROGRAM_XDP_FRAGMENTS, MapKind, ProgramKind
+from raceway.kernel.bpf.system import MAP_MMAPABLE, PROGRAM_XDP_FRAGMENTS, MapKind, ProgramKind, VerifierError
+from raceway.kernel.functions.refusals import explained
 from raceway.kernel.functions.sharing import shared
 
 if TYPE_CHECKING:
@@ -58,14 +59,27 @@ class LoadedFunction:
             self.record = memory[: definitions.ZEROS_AT // 8]
             counted = memory[definitions.COUNTERS_AT // 8 : size // 8]
             self._counters = counted.reshape(generated.processors, definitions.COUNTERS_STRIDE // 8)
-            self.program = self._load()
+            try:
+                self.program = self._load(generated)
+            except VerifierError as error:
+                raise self._refusal(error) from None
         except BaseException:
             self._close_maps()
             raise
 
-    def _load(self) -> Program:
-        code = bytearray(self.generated.instructions)
-        for reference in self.generated.references:
+    def _refusal(self, error: VerifierError) -> VerifierError:
+        from raceway.compile.bpf.generate import generate
+
+        def load(generated: Generated) -> None:
+            self._load(generated).close()
+
+        return explained(
+            self.function, error, lambda: generate(self.function, processors(), places=True), load
+        )
+
+    def _load(self, generated: Generated) -> Program:
+        code = bytearray(generated.instructions)
+        for reference in generated.references:
             at, wanted = reference.instruction * 8, reference.wanted
             if isinstance(wanted, State):
                 used, how = shared(wanted), _MAP_VALUE
