@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         RegionError as RegionError,
         RingError as RingError,
     )
+    from raceway.kernel.functions.explaining import Explanation as Explanation, explain as explain
     from raceway.kernel.functions.refusals import FunctionRefusedError as FunctionRefusedError
     from raceway.kernel.functions.simulating import Simulation as Simulation, simulate as simulate
     from raceway.memory.region import Region as Region
@@ -87,6 +88,8 @@ _HOMES = {
     "attach": "apps.functions.attaching",
     "Attachment": "apps.functions.attaching",
     "FunctionRefusedError": "kernel.functions.refusals",
+    "explain": "kernel.functions.explaining",
+    "Explanation": "kernel.functions.explaining",
     "simulate": "kernel.functions.simulating",
     "Simulation": "kernel.functions.simulating",
     "RacewayError": "errors",

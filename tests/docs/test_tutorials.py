@@ -1,4 +1,4 @@
-"""The two tutorials, pasted: their labs, commands and programs do what their text says."""
+"""The tutorials, pasted: their labs, commands and programs do what their text says."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Tutorial:
         """The line of the tutorial that begins so, with this lab's name in it."""
         lines = [line for block in self.blocks("sh") for line in block.splitlines() if line.startswith(start)]
         assert lines, f"the tutorial has no line {start!r}"
-        line = lines[0].rstrip(" &")
+        line = lines[0].rstrip(" &").removeprefix("sudo ")
         return re.sub(r"^raceway lab (up|down|run)", rf"raceway lab \1 {self.lab}", line)
 
     def run(self, start: str, *, ok: bool = True) -> str:
@@ -140,3 +140,18 @@ def test_a_function_between_a_nic_and_its_host(tutorial):
             while "2 received" not in tutorial.run(ping, ok=False):
                 assert time.monotonic() < deadline, "no answer after the bridge had ended"
             assert tutorial.run(page).strip() == "200"
+
+
+@pytest.mark.skipif(INTERPRETED, reason="eBPF is made by the compiler that NUMBA_DISABLE_JIT switches off")
+@pytest.mark.parametrize("tutorial", ["write-try-attach.md"], indirect=True)
+def test_write_try_attach(tutorial):
+    (tutorial.folder / "gate.py").write_text(tutorial.blocks("python")[0])
+    assert tutorial.run("sudo python gate.py") == tutorial.blocks("text")[0]
+    ping = "raceway lab run a ping -c 1"
+    assert "1 received" in tutorial.run(ping)
+    with tutorial.running("raceway lab run b raceway attach", "gate is on veth0 in driver mode"):
+        assert " 0 received" in tutorial.run("raceway lab run a ping -c 2", ok=False)
+        assert "gate" in tutorial.run("raceway lab run b raceway functions")
+    deadline = time.monotonic() + 30
+    while "1 received" not in tutorial.run(ping, ok=False):
+        assert time.monotonic() < deadline

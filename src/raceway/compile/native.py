@@ -53,6 +53,12 @@ class NativeKernel:
         result: int = self._call(batch)
         return result
 
+    @property
+    def assembly(self) -> str:
+        """The machine code, as LLVM's assembly."""
+        text: str = self._compiled._library.get_asm_str()
+        return text
+
     def __repr__(self) -> str:
         return f"<native kernel of {self.name} at {self.address:#x}>"
 

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from raceway.compile.addresses import Address, Prefix, prefix
 from raceway.compile.source import MISSING, Source
+from raceway.compile.state.counters import Counters
 from raceway.compile.state.words import State
 
 _Node = TypeVar("_Node", bound=ast.AST)
@@ -216,6 +217,9 @@ class Rewriter(ast.NodeTransformer):
         return self._shift(node.left, node.op, node.right, node) or node
 
     def visit_AugAssign(self, node: ast.AugAssign) -> Any:
+        added = self._counted(node)
+        if added is not None:
+            return added
         if isinstance(node.op, ast.LShift | ast.RShift) and isinstance(node.target, ast.Name):
             value = self.visit(node.value)
             shifted = self._shift(_at(ast.Name(node.target.id, ast.Load()), node), node.op, value, node)
@@ -224,6 +228,21 @@ class Rewriter(ast.NodeTransformer):
             node.value = value
             return node
         return self.generic_visit(node)
+
+    def _counted(self, node: ast.AugAssign) -> ast.stmt | None:
+        """`COUNT[i] += n` as `COUNT.add(i, n)`, which processors can do at once; not where a call in `n` could add to
+        the same counter in between."""
+        target = node.target
+        if not isinstance(target, ast.Subscript) or not isinstance(node.op, ast.Add | ast.Sub):
+            return None
+        counters = self.resolve(target.value)
+        if not isinstance(counters, Counters) or any(isinstance(one, ast.Call) for one in ast.walk(node)):
+            return None
+        amount = (
+            node.value if isinstance(node.op, ast.Add) else _at(ast.UnaryOp(ast.USub(), node.value), node)
+        )
+        function = _at(ast.Attribute(target.value, "add", ast.Load()), node)
+        return _at(ast.Expr(self.visit(_at(ast.Call(function, [target.slice, amount], []), node))), node)
 
     def _shift(
         self, left: ast.expr, operation: ast.operator, right: ast.expr, node: ast.AST

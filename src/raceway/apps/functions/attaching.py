@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from raceway.errors import NoSuchInterfaceError, PortBusyError
 from raceway.kernel.bpf.links import Link, attach_xdp
 from raceway.kernel.bpf.programs import Program
+from raceway.kernel.bpf.system import pin
 from raceway.kernel.functions.chain import Chain
 from raceway.kernel.functions.loading import LoadedFunction
 from raceway.kernel.interface import Network
@@ -22,7 +23,19 @@ if TYPE_CHECKING:
     from raceway.compile.function import PacketFunction
 
 MODES = ("driver", "generic")
+BPF_FILES = Path("/sys/fs/bpf")
 _lock = threading.Lock()
+
+
+def network_namespace() -> str:
+    """The calling thread's network namespace, as a word."""
+    return str(Path("/proc/thread-self/ns/net").readlink())
+
+
+def pin_path(where: tuple[str, int]) -> Path:
+    """The name under which the link to an interface (namespace and index) is pinned."""
+    namespace = "".join(letter for letter in where[0] if letter.isdigit())
+    return BPF_FILES / "raceway" / f"xdp-{namespace}-{where[1]}"
 
 
 _chains: dict[tuple[str, int], Chain] = {}
@@ -46,6 +59,26 @@ class Attachment:
     def counters(self) -> dict[str, int]:
         """Packets by verdict, why those that were ABORTED were, and how many found no ring (`no_ring`)."""
         return self._loaded.counters
+
+    def pin(self) -> Path:
+        """Let it stay when this process ends, until `raceway detach`; return its name in the BPF file system.
+
+        Only for a function that is alone on its interface. Raises ValueError, OSError.
+        """
+        if self._where is None or len(self._chain.members) != 1:
+            raise ValueError(
+                f"{self.function.name} is one of a chain; only a function alone on its interface is pinned"
+            )
+        path = pin_path(self._where)
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{path.parent}: {error.strerror}; is there a BPF file system? mount -t bpf bpf {BPF_FILES}",
+            ) from None
+        pin(self._chain.link.fd, str(path))
+        return path
 
     @property
     def attached(self) -> bool:
@@ -105,7 +138,7 @@ def attach(
 def _attach_to_interface(name: str, function: PacketFunction, mode: str, position: int | None) -> Attachment:
     with Network() as network:
         found = network.interface(name)
-    key = (str(Path("/proc/thread-self/ns/net").readlink()), found.index)
+    key = (network_namespace(), found.index)
     chain = _chains.get(key)
     if chain is not None and not chain.link.attached:
         # The interface that had this number is gone.

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 import raceway
-from raceway.faces.cli import bridge, demo, doctor, dump, filter as filter_tool, lab, pkt_gen, ports, replay
+from raceway.faces.cli import (
+    bridge,
+    demo,
+    doctor,
+    dump,
+    filter as filter_tool,
+    functions,
+    lab,
+    pkt_gen,
+    ports,
+    replay,
+)
 
 
 def _version(wanted: bool) -> None:
@@ -46,5 +57,8 @@ def application() -> typer.Typer:
     app.command("replay", epilog=replay.EPILOG)(replay.command)
     app.command("doctor", epilog=doctor.EPILOG)(doctor.command)
     app.command("ports", epilog=ports.EPILOG)(ports.command)
+    app.command("attach", epilog=functions.ATTACH_EPILOG)(functions.attach)
+    app.command("detach", epilog=functions.DETACH_EPILOG)(functions.detach)
+    app.command("functions", epilog=functions.FUNCTIONS_EPILOG)(functions.functions)
     app.add_typer(lab.application(), name="lab")
     return app

@@ -38,6 +38,7 @@ class Command(IntEnum):
     MAP_DELETE_ELEM = 3
     MAP_GET_NEXT_KEY = 4
     PROG_LOAD = 5
+    OBJ_PIN = 6
     PROG_TEST_RUN = 10
     PROG_GET_NEXT_ID = 11
     MAP_GET_NEXT_ID = 12
@@ -207,6 +208,21 @@ class IdAttributes(ctypes.Structure):
     """For *_GET_NEXT_ID and *_GET_FD_BY_ID."""
 
     _fields_ = [("id", ctypes.c_uint32), ("next_id", ctypes.c_uint32), ("open_flags", ctypes.c_uint32)]
+
+
+class PinAttributes(ctypes.Structure):
+    """For OBJ_PIN."""
+
+    _fields_ = [("pathname", ctypes.c_uint64), ("bpf_fd", ctypes.c_uint32), ("file_flags", ctypes.c_uint32)]
+
+
+def pin(descriptor: int, path: str) -> None:
+    """Give a BPF object a name in a BPF file system: it stays until the name is removed. Raises OSError."""
+    name = ctypes.create_string_buffer(path.encode())
+    try:
+        bpf(Command.OBJ_PIN, PinAttributes(ctypes.addressof(name), descriptor))
+    except OSError as error:
+        raise named(error, f"pinning at {path}") from None
 
 
 def bpf(command: int, attributes: bytes | ctypes.Structure) -> int:

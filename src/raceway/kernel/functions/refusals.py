@@ -81,8 +81,10 @@ def explained(
     except VerifierError as again:
         error = again
         stops = _STOPPED_AT.findall(error.log)
-        if stops and int(stops[-1]) < len(generated.places):
-            file, line = generated.places[int(stops[-1])]
+        if stops:
+            # What stands before the first line is done for what comes then.
+            later = [place for place in generated.places[int(stops[-1]) :] if place[1]]
+            file, line = later[0] if later else (function.source.file, function.source.tree.lineno)
     said = next(
         (one for one in reversed(error.log.splitlines()) if one and not one.startswith("processed ")), ""
     )

@@ -1,0 +1,72 @@
+"""What users are shown: their own line when the verifier refuses, and what was generated when they ask."""
+
+from __future__ import annotations
+
+import pytest
+
+import raceway
+from labs import needs_root
+from packet_cases import made_packets, needs_native
+from worlds import SEEN, keep_web
+
+pytestmark = pytest.mark.skipif(bool(needs_native), reason=needs_native or "-")
+
+WIDE = raceway.HashTable(100, key_words=16)
+
+
+@raceway.packet_function
+def keeps_too_much(packet):
+    flow = packet.five_tuple
+    back = flow.reverse
+    WIDE.add((flow, back, 1))
+    WIDE.add((back, flow, 2, packet.time))
+    WIDE.add((packet.time, flow, back))
+    WIDE.add((packet.time, back, flow, 9))
+    WIDE.add((1, flow, 3, back, 4))
+    WIDE.add((flow, 5, 6, 7, back))
+    return WIDE.get((flow, back, 1)) % 5
+
+
+@raceway.packet_function
+def goes_on_for_ever(packet):
+    at = packet.load8(0)
+    while at >= 0:
+        at = (at + 1) & 0xFFFF
+    return raceway.PASS
+
+
+@needs_root
+def test_a_refusal_shows_the_users_line_and_what_to_write():
+    with pytest.raises(raceway.FunctionRefusedError) as caught:
+        raceway.simulate(keeps_too_much, [made_packets()[0]], "kernel")
+    error = caught.value
+    assert error.file == __file__
+    first = keeps_too_much.source.tree.lineno
+    assert first <= error.line < first + 12
+    text = str(error)
+    assert text.startswith(f"{__file__}:{error.line}: the kernel's verifier refuses keeps_too_much: ")
+    assert "512 bytes of stack" in text
+    assert keeps_too_much.source.text(error.line).strip() in text
+    assert error.log
+
+
+@needs_root
+def test_a_loop_without_an_end_is_ended_and_counted():
+    made = raceway.simulate(goes_on_for_ever, [made_packets()[0]], "kernel")
+    assert made.verdicts == [raceway.ABORTED]
+    assert made.reasons["loop_limit"] == 1
+
+
+def test_explain_shows_every_form():
+    shown = raceway.explain(keep_web)
+    assert "define" in shown.llvm
+    assert "raceway_xdp" in shown.llvm
+    assert ".text" in shown.machine_code
+    lines = shown.ebpf.splitlines()
+    assert lines[-1].split(": ")[1]
+    assert "exit" in shown.ebpf
+    assert "bpf_tail_call" in shown.ebpf
+    assert "= HashTable + 0 ll" in shown.ebpf
+    assert "?" not in shown.ebpf
+    assert shown.instructions >= len(lines)
+    assert SEEN is not None
