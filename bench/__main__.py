@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import filters, programs
+from bench import filters, kernel_functions, programs
 from bench.gaps import gap_errors
 from bench.peers import (
     Measurement,
@@ -142,6 +142,7 @@ def table(rounds: int, scale: float, wanted: Callable[[Row], bool]) -> list[Row]
             lambda: _in_millions(tcpreplay(capture)),
             min(rounds, 3),
         )
+    add(kernel_functions.row(), kernel_functions.ours, kernel_functions.theirs)
     rows += file_rows(expression, rounds, int(40_000_000 * scale), wanted)
     return rows
 
