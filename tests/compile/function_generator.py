@@ -52,7 +52,8 @@ class _Writer:
         self.variables: list[str] = []
         self.loops = 0
         self.helpers = 0
-        self.parameters: list[str] = []
+        self.plain = False
+        """Inside a loop: no headers, for the verifier walks a loop and all that it asks for several times."""
 
     def chance(self, one_in: int) -> bool:
         return self.random.randrange(one_in) == 0
@@ -69,7 +70,7 @@ class _Writer:
         return str(value), abs(value).bit_length()
 
     def leaf(self) -> tuple[str, int]:
-        kind = self.random.randrange(8)
+        kind = self.random.randrange(6 if self.plain else 8)
         if kind == 0 or (kind == 1 and not self.variables):
             return self.constant()
         if kind <= 3 and self.variables:
@@ -99,7 +100,7 @@ class _Writer:
         if kind == 9:
             right, more = self.number(depth - 1)
             return f"({left} if {self.truth(depth - 1)} else {right})", max(bits, more)
-        if kind == 10 and self.helpers:
+        if kind == 10 and self.helpers and not self.plain:
             right, more = self.number(depth - 1)
             name = f"helper{self.random.randrange(self.helpers)}"
             return f"{name}(packet, ({left}) & 0xFFFF, ({right}) & 0xFFFF)", 32
@@ -118,7 +119,7 @@ class _Writer:
         if kind == 5 and bits <= 40:
             return f"({left} << ({right} & 15))", bits + 15
         if kind == 6:
-            count = f"({right})" if self.chance(4) else f"({right} & 31)"
+            count = f"({right} | 0)" if self.chance(4) else f"({right} & 31)"
             return f"({left} >> {count})", bits
         if kind == 7:
             return f"{self.pick(('min', 'max'))}({left}, {right})", max(bits, more)
@@ -128,7 +129,7 @@ class _Writer:
         return (f"({text} & 0xFFFFFFFF)", 32) if bits > 58 else (text, bits)
 
     def truth(self, depth: int = 2) -> str:
-        kind = self.random.randrange(8)
+        kind = self.random.randrange(5, 8) if self.plain else self.random.randrange(8)
         if kind == 0:
             return f"bool(packet.{self.pick(_FIELDS)})"
         if kind == 1 and depth:
@@ -159,6 +160,11 @@ class _Writer:
     def block(self, indent: int, depth: int, *, inside_loop: bool = False) -> None:
         for _ in range(self.random.randrange(1, 3)):
             self.statement(indent, depth, inside_loop)
+
+    def inside(self, indent: int, depth: int) -> None:
+        self.plain = True
+        self.block(indent, depth, inside_loop=True)
+        self.plain = False
 
     def assign(self, indent: int) -> None:
         text = self.number()[0]
@@ -195,7 +201,7 @@ class _Writer:
                 f"for {name} in range({self.pick(('3', '9, 1, -2', 'len(packet) & 31', '2, 70, 7'))}):",
             )
             self.variables.append(name)
-            self.block(indent + 1, depth - 1, inside_loop=True)
+            self.inside(indent + 1, depth - 1)
             self.variables.remove(name)
         elif kind == 7 and self.loops < 1 and not inside_loop:
             self.loops += 1
@@ -203,19 +209,19 @@ class _Writer:
             self.put(indent, f"{name} = {self.number(1)[0]} & 31")
             self.put(indent, f"while {name} > 0:")
             self.put(indent + 1, f"{name} -= 1")
-            self.block(indent + 1, depth - 1, inside_loop=True)
+            self.inside(indent + 1, depth - 1)
         elif kind == 8 and inside_loop:
             self.put(indent, f"if {self.truth(1)}:")
             self.put(indent + 1, self.pick(("break", "continue")))
         elif kind == 9:
             self.put(indent, f"packet.{self.pick(_STORES)}({self.offset()}, {self.number(2)[0]})")
-        elif kind == 10:
+        elif kind == 10 and not inside_loop:
             header = self.pick(_FIELDS)
             self.put(indent, f"if packet.{header}:")
             self.put(indent + 1, f"packet.{header}.{self.pick(_FIELDS[header])} = {self.number(2)[0]}")
             if header == "ipv4" and self.chance(2):
                 self.put(indent + 1, f"packet.ipv4.{self.pick(('source', 'destination'))} = {_PREFIXES[1]}")
-        elif kind == 11:
+        elif kind == 11 and not inside_loop:
             self.state(indent)
         elif kind == 12 and self.chance(3):
             self.put(indent, f"if {self.truth(1)}:")
