@@ -18,8 +18,10 @@ HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"
 _numbers = itertools.count()
 
-# A shell's background job is started with SIGINT ignored, and so are all its children; tests send it to theirs.
+# A shell's background job is started with SIGINT ignored, one of nohup's with SIGHUP, and so are all their children;
+# tests send both to theirs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # How long an example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

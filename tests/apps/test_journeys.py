@@ -351,15 +351,16 @@ def test_dump_records_what_comes_through_a_pipe_until_the_stream_ends(pipe_name,
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda one: one.name)
 def test_who_ends_a_recording_gets_a_whole_file_and_the_report(tmp_path, ending):
     out = tmp_path / "out.pcapng"
-    tool = subprocess.Popen(
-        [*RACEWAY, "pkt-gen", "-f", "tx", "-i", f"pcap:{out}", "-R", "1000", "-T", "50", "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert tool.stderr is not None
-    while "pps" not in (line := tool.stderr.readline()) or ": 0 pps" in line:
-        assert line, "it sent nothing"
-    tool.send_signal(ending)
-    said, _ = tool.communicate(timeout=60)
+    command = [*RACEWAY, "pkt-gen", "-f", "tx", "-i", f"pcap:{out}", "-R", "1000", "-T", "50", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tool:
+        assert tool.stderr is not None
+        try:
+            while "pps" not in (line := tool.stderr.readline()) or ": 0 pps" in line:
+                assert line, "it sent nothing"
+            tool.send_signal(ending)
+            said, _ = tool.communicate(timeout=60)
+        finally:
+            tool.kill()
     report = json.loads(said.splitlines()[-1])
     assert (report["ended"], tool.returncode) == ("interrupted", 0)
     assert len(raceway.load_capture(out)) == report["packets"] > 0
