@@ -103,7 +103,6 @@ def test_received_and_dropped_is_what_the_peer_sent(lab, way):
             time.sleep(0.001)
         one.flush()
         assert until(lambda: link_counters(wire, "b")["rx_packets"] == total)
-        time.sleep(0.00002)
         assert until(lambda: take(receiving.ctypes.data) == 0 and arrived(other) == total), other.counters()
         got = {name: int(receiving[name][0]) for name in ("received", "lost", "backwards", "spoilt", "next")}
         dropped = sum(other.drops().values())

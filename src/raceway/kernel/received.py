@@ -2,7 +2,7 @@
 
 An AF_XDP socket in copy mode costs the kernel, for each packet, a buffer from the fill ring, the copy, a descriptor and
 the way back of the driver's own page through the redirect machinery. Here the program does the copy itself and drops
-the frame, which gives the page back to the driver at once: less than two thirds of the work. What is lost is room for
+the frame, which gives the page back to the driver at once (`script/bench` has rows for both). What is lost is room for
 frames longer than FRAME_LIMIT, and XDP in generic mode, where several processors may run a queue's program at a time.
 
 A queue has a RECEIVED record, and frames in the array as a circle::

@@ -61,7 +61,6 @@ def attach(
         return
     with attachment:
         print(f"{name} is on {interface} in {attachment.mode} mode; Ctrl-C takes it off", flush=True)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             while attachment.attached:
                 signal.sigtimedwait([], 0.5)
