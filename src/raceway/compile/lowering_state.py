@@ -390,7 +390,8 @@ _LOWERINGS: dict[tuple[type[State], str], Any] = {
     (PrefixTable, "lookup"): _lower_lookup,
     (Counters, "add"): _lower_counter_add,
 }
-_TEMPLATES = {pair: _template(*pair) for pair in _METHODS}
+TEMPLATES = {pair: _template(*pair) for pair in _METHODS}
+"""What can be called on a state object in compiled code, by its class and the name."""
 
 
 @infer_getattr
@@ -398,7 +399,7 @@ class _StateAttributes(AttributeTemplate):
     key = StateType
 
     def generic_resolve(self, kind: Any, name: str) -> Any:
-        template = _TEMPLATES.get((type(kind.state), name))
+        template = TEMPLATES.get((type(kind.state), name))
         return None if template is None else types.BoundFunction(template, kind)
 
 
@@ -414,6 +415,6 @@ class _Length(AbstractTemplate):
 @lower_builtin(len, StateType)
 def _length(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     state = sig.args[0].state
-    if isinstance(state, Counters):
-        return constant(state.size)
-    return builder.load(state_address(context, builder, sig.args[0]))
+    if isinstance(state, HashTable):
+        return builder.load(state_address(context, builder, sig.args[0]))
+    return constant(len(state))

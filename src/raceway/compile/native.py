@@ -22,6 +22,7 @@ from raceway.compile import (
     twins,
 )
 from raceway.compile.checker import check
+from raceway.compile.classifier import lowering as lowering_classifier
 from raceway.compile.lowering import PACKET
 from raceway.compile.pipeline import OFTEN, PartLibrary
 from raceway.compile.rewrite import Rewriter
@@ -36,7 +37,14 @@ _i64 = ir.IntType(64)
 _BAD_VERDICT = -1
 _FAILED = -16
 
-__all__ = ["NativeKernel", "compile_kernel", "lowering", "lowering_state", "native_helpers"]
+__all__ = [
+    "NativeKernel",
+    "compile_kernel",
+    "lowering",
+    "lowering_classifier",
+    "lowering_state",
+    "native_helpers",
+]
 
 
 class NativeKernel:

@@ -116,6 +116,6 @@ def _same(typing: Any, value: Any) -> Any:
     return types.int64(value), generate
 
 
-twins.REPLACED[min], twins.REPLACED[max] = smallest, largest
+twins.REPLACED[min], twins.REPLACED[max], twins.REPLACED[int] = smallest, largest, number
 # Compiled numbers have 64 bits by themselves.
 twins.REPLACED[signed64] = _same

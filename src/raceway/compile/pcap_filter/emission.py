@@ -11,6 +11,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from raceway.compile import primitives
+from raceway.compile.headers import MAXIMUM_PACKET
 from raceway.compile.pcap_filter import program as bpf
 from raceway.compile.pcap_filter.program import Program, targets
 
@@ -26,6 +28,12 @@ def emit(builder: Any, program: Program, data: Any, length: Any, wire_length: An
     offset is ever loaded (65,535 for what the verifier sees).
     """
     return _Emitter(builder, program, data, length, wire_length, farthest).run()
+
+
+def emit_in_part(builder: Any, program: Program, data: Any, end: Any) -> Any:
+    """The same in a part of a packet function, whose target has its own form of a load's guard (`primitives`)."""
+    length = primitives.emit(builder, "length", data, end)
+    return _InPart(builder, program, data, end, length).run()
 
 
 class _Emitter:
@@ -118,11 +126,7 @@ class _Emitter:
         offset: Any = ir.Constant(_i64, one.k)
         if one.mode == bpf.IND:
             offset = builder.add(builder.zext(builder.load(self.x), _i64), offset)
-        limit = ir.Constant(_i64, self.farthest - size)
-        self._reject_if(builder.icmp_unsigned(">", offset, limit))
-        behind = builder.add(offset, ir.Constant(_i64, size), flags=["nuw", "nsw"])
-        self._reject_if(builder.icmp_signed(">", behind, self.length))
-        place = builder.bitcast(builder.gep(self.data, [offset]), ir.IntType(size * 8).as_pointer())
+        place = builder.bitcast(self.guarded(offset, size), ir.IntType(size * 8).as_pointer())
         value = builder.load(place, align=1)
         if size > 1:
             value = builder.bswap(value)
@@ -131,6 +135,15 @@ class _Emitter:
         if one.mode == bpf.MSH:
             return builder.shl(builder.and_(value, _const(0xF)), _const(2))
         return value
+
+    def guarded(self, offset: Any, size: int) -> Any:
+        """Emit the bounds check of a load; return the pointer to its bytes."""
+        builder = self.builder
+        limit = ir.Constant(_i64, self.farthest - size)
+        self._reject_if(builder.icmp_unsigned(">", offset, limit))
+        behind = builder.add(offset, ir.Constant(_i64, size), flags=["nuw", "nsw"])
+        self._reject_if(builder.icmp_signed(">", behind, self.length))
+        return builder.gep(self.data, [offset])
 
     def _reject_if(self, condition: Any) -> None:
         onward = self.builder.append_basic_block("filter_on")
@@ -158,6 +171,20 @@ class _Emitter:
             bpf.AND: builder.and_, bpf.XOR: builder.xor,
         }  # fmt: skip
         return simple[operation](a, operand)
+
+
+class _InPart(_Emitter):
+    def __init__(self, builder: Any, program: Program, data: Any, end: Any, length: Any) -> None:
+        super().__init__(builder, program, data, length, length, MAXIMUM_PACKET)
+        self.packet_end = end
+
+    def guarded(self, offset: Any, size: int) -> Any:
+        builder = self.builder
+        offset, length = primitives.emit(builder, "offset", offset), ir.Constant(_i64, size)
+        self._reject_if(primitives.emit(builder, "far", offset, length))
+        place = primitives.emit(builder, "place", self.data, offset, length)
+        self._reject_if(primitives.emit(builder, "over", self.data, self.packet_end, offset, length, place))
+        return place
 
 
 def _const(value: int) -> Any:

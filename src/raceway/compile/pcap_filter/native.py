@@ -8,10 +8,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from raceway.compile.headers import MAXIMUM_PACKET
 from raceway.compile.lowering import PACKET
 from raceway.compile.native_errors import told
-from raceway.compile.pcap_filter.emission import emit
+from raceway.compile.pcap_filter.emission import emit_in_part
 from raceway.compile.pcap_filter.loops import build
 from raceway.compile.pcap_filter.machine import Machine
 from raceway.compile.pcap_filter.program import Program
@@ -37,9 +36,7 @@ def _of_packet(program: Program) -> Any:
 
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             value = cgutils.create_struct_proxy(PACKET)(context, builder, value=args[0])
-            length = builder.sub(builder.ptrtoint(value.end, _i64), builder.ptrtoint(value.data, _i64))
-            result = emit(builder, program, value.data, length, length, MAXIMUM_PACKET)
-            return builder.zext(result, _i64)
+            return builder.zext(emit_in_part(builder, program, value.data, value.end), _i64)
 
         return types.int64(PACKET), generate
 

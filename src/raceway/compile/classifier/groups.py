@@ -1,0 +1,273 @@
+"""The rules in groups, and what is in each cell of a group: a pair of a source class and a destination class.
+
+A cell's content is an entry: nothing, one rule with the ports that it wants, or a row that has the first rule for each
+class of ports. Rows that are equal are stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raceway.compile.classifier.classes import Dimension, Line, dimension, line
+from raceway.compile.classifier.sets import LAST_4, NO_PORT, NO_PROTOCOL, Addresses, Box, Ranges
+
+_Numbers = np.ndarray[Any, np.dtype[np.int64]]
+_CELLS = 1 << 23
+_REST_CELLS = 1 << 19
+_ROW_CELLS = 1 << 25
+SIDES = 6
+GROUPS = 32
+"""At most. A packet's cost grows with them."""
+NO_RULE = -1
+
+
+class TooComplexError(ValueError):
+    """The rules' ranges overlap in more ways than the classifier has room for."""
+
+
+def _six(number: int) -> bytes:
+    # Bytes compare as numbers do. The point behind the last address needs a digit more.
+    return number.to_bytes(17, "big")
+
+
+def address_lines(conditions: Sequence[Addresses]) -> list[Line]:
+    """The lines of IPv4, of IPv6 and of packets without an address."""
+    four = [one.ipv4.bounds for one in conditions]
+    owners = np.repeat(np.arange(len(four)), [len(one) for one in four])
+    bounds = np.concatenate([np.zeros((0, 2), np.int64), *four])
+    sixes = [(owner, *pair) for owner, one in enumerate(conditions) for pair in one.ipv6]
+    first = np.array([_six(one[1]) for one in sixes], dtype="V17")
+    behind = np.array([_six(one[2] + 1) for one in sixes], dtype="V17")
+    none = np.array([owner for owner, one in enumerate(conditions) if one.none], np.int64)
+    return [
+        line(bounds[:, 0], owners, bounds[:, 0], bounds[:, 1] + 1, 0),
+        _six_line(first, behind, [one[0] for one in sixes]),
+        Line(np.zeros(1, np.int64), none, np.zeros(len(none), np.int64), np.ones(len(none), np.int64)),
+    ]
+
+
+def _six_line(first: Any, behind: Any, owners: list[int]) -> Line:
+    # As pairs of big-endian words with the sign turned, 128 bits sort as they should; 17 bytes sort as text.
+    texts = [b"", *(one.tobytes() for one in first), *(one.tobytes() for one in behind)]
+    texts[0] = bytes(17)
+    starts = sorted(set(texts))
+    rank = {text: index for index, text in enumerate(starts)}
+    return Line(
+        starts,
+        np.asarray(owners, np.int64),
+        np.array([rank[one.tobytes()] for one in first], np.int64),
+        np.array([rank[one.tobytes()] for one in behind], np.int64),
+    )
+
+
+def number_line(conditions: Sequence[Ranges]) -> list[Line]:
+    """The line of ports, or of protocols."""
+    bounds = np.concatenate([np.zeros((0, 2), np.int64), *(one.bounds for one in conditions)])
+    owners = np.repeat(np.arange(len(conditions)), [len(one.bounds) for one in conditions])
+    return [line(bounds[:, 0], owners, bounds[:, 0], bounds[:, 1] + 1, 0)]
+
+
+@dataclass
+class Group:
+    """One group's tables, in its own classes.
+
+    sources, destinations: int64 (cells,), where each cell that is not empty is; contents: the entry of each: a rule's
+    number * 2**20 + its row of `fits` for one rule alone, or minus (row of `firsts` + 1). rest_counts: classes of
+    source ports, destination ports, protocols and answers, the rest in short; rest_classes: of each combination of
+    those; fits: bool (combinations that rules want, rest classes); firsts: int64 (rows, rest classes), the first rule,
+    or NO_RULE.
+    """
+
+    sources: _Numbers
+    destinations: _Numbers
+    contents: _Numbers
+    counts: tuple[int, int]
+    rest_counts: tuple[int, ...]
+    rest_classes: _Numbers
+    fits: Any
+    firsts: _Numbers
+
+
+@dataclass
+class Parted:
+    """All rules in groups. dimensions: source, destination, source ports, destination ports, protocols, answers."""
+
+    dimensions: list[Dimension]
+    lines: list[list[Line]]
+    groups: list[Group]
+
+
+def _distinct(values: list[Any]) -> tuple[list[Any], _Numbers]:
+    numbers: dict[Any, int] = {}
+    return_to = np.array([numbers.setdefault(one, len(numbers)) for one in values], np.int64)
+    return list(numbers), return_to
+
+
+def part(boxes: Sequence[tuple[int, Box]]) -> Parted:
+    """Part rules (numbers, first is best, and a box of each) into groups. Raises TooComplexError."""
+    sides = [[box.sides[side] for _, box in boxes] for side in range(SIDES)]
+    rules = np.array([rule for rule, _ in boxes], np.int64)
+    distinct, owners = zip(*(_distinct(one) for one in sides), strict=True)
+    wanted = np.stack(owners, axis=1) if len(boxes) else np.zeros((0, SIDES), np.int64)
+    lines = [
+        address_lines(distinct[0]),
+        address_lines(distinct[1]),
+        *(number_line(one) for one in distinct[2:]),
+    ]
+    sizes = [len(one) for one in distinct]
+    whole = [dimension(one, size, [range(size)]) for one, size in zip(lines[:2], sizes, strict=False)]
+    waiting = _by_width(wanted, whole) if len(boxes) else []
+    chosen: list[_Numbers] = []
+    while waiting:
+        mine = waiting.pop(0)
+        if _small(mine, wanted, lines, sizes) or len(mine) == 1:
+            chosen.append(mine)
+        else:
+            waiting += _halves(mine, wanted)
+        if len(chosen) + len(waiting) > GROUPS:
+            raise TooComplexError(
+                f"{len(boxes):,} rules overlap in too many ways: {GROUPS} groups were not enough to keep each below "
+                f"{_CELLS:,} cells; write ranges of ports and prefixes that nest rather than cross"
+            )
+    dimensions = [
+        dimension(one, size, [np.unique(wanted[mine, side]).tolist() for mine in chosen])
+        for side, (one, size) in enumerate(zip(lines, sizes, strict=True))
+    ]
+    groups = [_group(index, rules[mine], wanted[mine], dimensions) for index, mine in enumerate(chosen)]
+    return Parted(dimensions, lines, groups)
+
+
+def _by_width(wanted: _Numbers, whole: list[Dimension]) -> list[_Numbers]:
+    """Up to four groups: is the source wide, is the destination?"""
+    key = np.zeros(len(wanted), np.int64)
+    for side, one in enumerate(whole):
+        widths = np.array([len(one.members[0][condition]) for condition in range(len(one.members[0]))])
+        key = key * 2 + (widths[wanted[:, side]] > max(4, int(one.counts[0] ** 0.5)))
+    return [np.flatnonzero(key == value) for value in range(4) if (key == value).any()]
+
+
+def _small(mine: _Numbers, wanted: _Numbers, lines: list[list[Line]], sizes: list[int]) -> bool:
+    """Tell whether a group's tables stay small."""
+    cut = [
+        dimension(one, size, [np.unique(wanted[mine, side]).tolist()])
+        for side, (one, size) in enumerate(zip(lines, sizes, strict=True))
+    ]
+    areas = np.ones(len(mine), np.int64)
+    for side in (0, 1):
+        members = cut[side].members[0]
+        areas *= np.array([len(members[one]) for one in wanted[mine, side].tolist()])
+    rest = int(np.prod([one.counts[0] for one in cut[2:]]))
+    return int(areas.sum()) <= _CELLS and rest <= _REST_CELLS
+
+
+def _halves(mine: _Numbers, wanted: _Numbers) -> list[_Numbers]:
+    """Part a group in two by the side in which its rules differ most."""
+    side = int(np.argmax([len(np.unique(wanted[mine, one])) for one in range(SIDES)]))
+    order = mine[np.argsort(wanted[mine, side], kind="stable")]
+    middle = len(order) // 2
+    return [np.sort(order[:middle]), np.sort(order[middle:])]
+
+
+def _group(index: int, rules: _Numbers, wanted: _Numbers, dimensions: list[Dimension]) -> Group:
+    counts = tuple(dimensions[side].counts[index] for side in (0, 1))
+    rest_counts = tuple(dimensions[side].counts[index] for side in range(2, SIDES))
+    combinations, of_rule = np.unique(wanted[:, 2:], axis=0, return_inverse=True)
+    of_rule = of_rule.reshape(-1)
+    columns, rest_classes = _rest(index, combinations, rest_counts, dimensions)
+    cell, box = _cells(index, wanted, dimensions, counts[1])
+    order = np.lexsort((rules[box], cell))
+    cell, box = cell[order], box[order]
+    # One rule may come twice to a cell, by two of its boxes; that is two entries of the same number.
+    begins = np.flatnonzero(np.concatenate((np.ones(min(len(cell), 1), bool), cell[1:] != cell[:-1])))
+    lengths = np.diff(np.concatenate((begins, [len(cell)])))
+    contents = rules[box[begins]] << 20 | of_rule[box[begins]]
+    several = np.flatnonzero(lengths > 1)
+    firsts, row = _firsts(rules, of_rule, box, begins[several], lengths[several], columns)
+    contents[several] = -1 - row
+    where = cell[begins]
+    return Group(
+        where // max(counts[1], 1),
+        where % max(counts[1], 1),
+        contents,
+        (counts[0], counts[1]),
+        rest_counts,
+        rest_classes,
+        columns,
+        firsts,
+    )
+
+
+def _rest(
+    index: int, combinations: _Numbers, counts: tuple[int, ...], dimensions: list[Dimension]
+) -> tuple[Any, _Numbers]:
+    """Return what each combination of wishes accepts, bool (combinations, classes), and the class of each cell of the
+    product of the sides behind the addresses."""
+    weights = np.random.default_rng(3).integers(-(1 << 63), 1 << 63, size=len(combinations), dtype=np.int64)
+    sums = np.zeros(counts, np.int64)
+    sides = range(2, SIDES)
+    accepts = [np.zeros((len(combinations), count), dtype=bool) for count in counts]
+    for number, wishes in enumerate(combinations.tolist()):
+        members = [dimensions[side].members[index][wish] for side, wish in zip(sides, wishes, strict=True)]
+        sums[np.ix_(*members)] += weights[number]
+        for accepted, some in zip(accepts, members, strict=True):
+            accepted[number, some] = True
+    _, first, classes = np.unique(sums.reshape(-1), return_index=True, return_inverse=True)
+    fits = np.ones((len(combinations), len(first)), dtype=bool)
+    for accepted, place in zip(accepts, np.unravel_index(first, counts), strict=True):
+        fits &= accepted[:, place]
+    return fits, classes.reshape(-1).astype(np.int64)
+
+
+def _cells(
+    index: int, wanted: _Numbers, dimensions: list[Dimension], width: int
+) -> tuple[_Numbers, _Numbers]:
+    """Return the cell (source class * width + destination class) and the box of everything that is in some cell."""
+    cells, boxes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    sources, destinations = dimensions[0].members[index], dimensions[1].members[index]
+    for number, (source, destination) in enumerate(wanted[:, :2].tolist()):
+        here = np.add.outer(sources[source] * width, destinations[destination]).reshape(-1)
+        cells.append(here)
+        boxes.append(np.full(len(here), number, np.int64))
+    return np.concatenate(cells), np.concatenate(boxes)
+
+
+def _firsts(
+    rules: _Numbers, of_rule: _Numbers, box: _Numbers, begins: _Numbers, lengths: _Numbers, fits: Any
+) -> tuple[_Numbers, _Numbers]:
+    """Rows of first rules for cells with several, equal ones once; and the row of each."""
+    if not len(begins):
+        return np.zeros((0, fits.shape[1]), np.int64), np.zeros(0, np.int64)
+    # What tells a list of boxes from others: the sum of a random number for each place and box.
+    mixed = np.random.default_rng(2).integers(-(1 << 63), 1 << 63, size=len(rules), dtype=np.int64)
+    total = np.concatenate(([0], np.cumsum(mixed[box])))
+    sums = total[begins + lengths] - total[begins]
+    _, first, row = np.unique(sums, return_index=True, return_inverse=True)
+    begins, lengths = begins[first], lengths[first]
+    if len(begins) * fits.shape[1] > _ROW_CELLS:
+        raise TooComplexError(
+            f"rules overlap in too many ways: {len(begins):,} different lists of rules with {fits.shape[1]:,} classes "
+            "of ports; write fewer different ranges of ports in rules whose addresses overlap"
+        )
+    firsts = np.full((len(begins), fits.shape[1]), NO_RULE, np.int64)
+    for place in range(int(lengths.max()) - 1, -1, -1):
+        rows = np.flatnonzero(lengths > place)
+        here = box[begins[rows] + place]
+        firsts[rows] = np.where(fits[of_rule[here]], rules[here][:, None], firsts[rows])
+    return firsts, row.reshape(-1)
+
+
+__all__ = [
+    "GROUPS",
+    "LAST_4",
+    "NO_PORT",
+    "NO_PROTOCOL",
+    "NO_RULE",
+    "Group",
+    "Parted",
+    "TooComplexError",
+    "part",
+]

@@ -1,0 +1,112 @@
+"""The classifier in compiled code: its key, a value of some words, and what is asked with it. Imported to compile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types as numba_types
+from numba.core.imputils import lower_getattr_generic
+from numba.core.typing import signature
+from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr, infer_global
+from numba.extending import lower_builtin, models, register_model
+
+from raceway.compile import lowering_state, native_errors, twins
+from raceway.compile.classifier import walk
+from raceway.compile.classifier.classifier import Classifier
+from raceway.compile.classifier.sets import LAST_ANSWER
+from raceway.compile.lowering import PACKET, is_number
+from raceway.compile.lowering_addresses import WORDS, build, constant
+from raceway.compile.lowering_state import TABLE, StateType
+
+types: Any = numba_types  # numba fills this module in as it starts
+_i64 = ir.IntType(64)
+_MEMBERS = [f"word_{number}" for number in range(walk.KEY_WORDS)]
+
+
+class KeyType(types.Type):
+    """The type of a classifier's key: the words of `walk.key`."""
+
+    def __init__(self) -> None:
+        super().__init__(name="classifier key")
+
+
+KEY = KeyType()
+
+
+@register_model(KeyType)
+class _KeyModel(models.StructModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, [(name, types.int64) for name in _MEMBERS])
+
+
+@infer_getattr
+class _KeyAttributes(AttributeTemplate):
+    key = KeyType
+
+    def generic_resolve(self, kind: Any, name: str) -> Any:
+        return types.int64 if name == "wrong" else None
+
+
+@lower_getattr_generic(KeyType)
+def _key_attribute(context: Any, builder: Any, kind: Any, value: Any, name: str) -> Any:
+    return builder.extract_value(value, walk.WRONG)
+
+
+def _stack(builder: Any) -> Any:
+    place = cgutils.alloca_once(builder, ir.ArrayType(_i64, walk.KEY_WORDS))
+    return builder.bitcast(place, _i64.as_pointer())
+
+
+def _key(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    words = _stack(builder)
+    twins.call(context, builder, walk.key, (PACKET, WORDS), (args[1], words))
+    loaded = [builder.load(builder.gep(words, [constant(index)])) for index in range(walk.KEY_WORDS)]
+    return build(context, builder, KEY, loaded)
+
+
+def _match(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    words = _stack(builder)
+    for index in range(walk.KEY_WORDS):
+        builder.store(builder.extract_value(args[1], index), builder.gep(words, [constant(index)]))
+    kind = sig.args[0]
+    count = constant(len(kind.state.words))
+    table = build(context, builder, TABLE, [lowering_state.state_address(context, builder, kind), count])
+    answers = context.cast(builder, args[2], sig.args[2], types.int64) if len(args) > 2 else constant(0)
+    answers = builder.and_(answers, constant(LAST_ANSWER))
+    return twins.call(context, builder, walk.match, (TABLE, WORDS, types.int64), (table, words, answers))
+
+
+def _method(name: str, result: Any, fits: Any, wanted: str, lowering: Any) -> type[AbstractTemplate]:
+    key = f"Classifier.{name}"
+
+    class Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            if kws or not fits(args):
+                given = ", ".join(native_errors.plain(one) for one in args) or "nothing"
+                raise native_errors.told(f"{name}() cannot be called with {given}; it takes {wanted}")
+            return signature(result, *args, recvr=self.this)
+
+    Template.key = key
+    lower_builtin(key, StateType, types.VarArg(types.Any))(lowering)
+    return Template
+
+
+lowering_state.TEMPLATES[Classifier, "key"] = _method(
+    "key", KEY, lambda args: args == (PACKET,), "the packet", _key
+)
+lowering_state.TEMPLATES[Classifier, "match"] = _method(
+    "match",
+    types.int64,
+    lambda args: args[:1] == (KEY,) and len(args) <= 2 and all(is_number(one) for one in args[1:]),
+    "a key, and a number of answers",
+    _match,
+)
+
+
+@infer_global(len)
+class _Length(AbstractTemplate):
+    def generic(self, args: Any, kws: Any) -> Any:
+        if len(args) == 1 and isinstance(args[0], StateType) and isinstance(args[0].state, Classifier):
+            return signature(types.int64, *args)
+        return None

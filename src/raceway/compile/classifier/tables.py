@@ -1,0 +1,124 @@
+"""Groups, classes and tries as one array of words, as `walk` reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from raceway.compile.classifier import walk
+from raceway.compile.classifier.groups import NO_PORT, NO_PROTOCOL, SIDES, Group, Parted
+from raceway.compile.classifier.tries import Words, narrow_trie, wide_trie
+
+_Numbers = np.ndarray[Any, np.dtype[np.int64]]
+LARGEST_RULE = (1 << 21) - 2
+_TRIES = 64
+
+
+def packed(parted: Parted) -> _Numbers:
+    """Return the words."""
+    groups = parted.groups
+    words = Words(walk.GROUP + walk.GROUP_WORDS * max(len(groups), 1))
+    header = np.zeros(words.count, np.int64)
+    header[walk.GROUP_COUNT] = len(groups)
+    for side, at in ((0, walk.SOURCE), (1, walk.DESTINATION)):
+        four, six, _ = parted.lines[side]
+        classes = parted.dimensions[side].of_intervals
+        header[at] = narrow_trie(words, four.starts, classes[0], 32)
+        starts = [int.from_bytes(one, "big") for one in six.starts]
+        header[at + 1] = wide_trie(words, starts, classes[1].tolist())
+        header[at + 2] = classes[2][0]
+    for side, at, bits, none in (
+        (2, walk.SOURCE_PORT, 16, NO_PORT),
+        (3, walk.DESTINATION_PORT, 16, NO_PORT),
+        (4, walk.PROTOCOL, 8, NO_PROTOCOL),
+        (5, walk.ANSWERS, 16, 0),
+    ):
+        found, classes_ = parted.lines[side][0], parted.dimensions[side].of_intervals[0]
+        header[at] = narrow_trie(words, found.starts, classes_, bits)
+        header[at + 1] = classes_[np.searchsorted(found.starts, none, side="right") - 1]
+    combs = [_comb(one) for one in groups]
+    columns = [_columns(parted, 0, [bases for bases, _ in combs]), parted.dimensions[1].rows]
+    for side in range(2, SIDES):
+        # What a class adds to the number of a combination.
+        steps = [int(np.prod(one.rest_counts[side - 1 :])) for one in groups]
+        counts = [one.rest_counts[side - 2] for one in groups]
+        columns.append(
+            _columns(parted, side, [np.arange(n) * step for n, step in zip(counts, steps, strict=True)])
+        )
+    for side, rows in enumerate(columns):
+        header[walk.ROWS + side] = words.add(rows)
+    for index, (one, (_, comb)) in enumerate(zip(groups, combs, strict=True)):
+        at = walk.GROUP + walk.GROUP_WORDS * index
+        fits = _bits(one.fits)
+        header[at : at + walk.GROUP_WORDS] = [
+            words.add(comb),
+            words.add_halves(one.rest_classes),
+            words.add(fits),
+            fits.shape[1],
+            words.add_halves((one.firsts + 1).reshape(-1)),
+            one.fits.shape[1],
+        ]
+    return np.concatenate([header, *words.blocks])
+
+
+def _columns(parted: Parted, side: int, values: list[_Numbers]) -> _Numbers:
+    """A dimension's rows, with each group's class replaced by a value of it."""
+    rows = parted.dimensions[side].rows
+    if not values:
+        return rows
+    return np.stack([value[rows[:, group]] for group, value in enumerate(values)], axis=1)
+
+
+def _bits(fits: Any) -> _Numbers:
+    """Truth values, bool (rows, columns), as words: int64 (rows, words)."""
+    words = -(-fits.shape[1] // 64)
+    padded = np.zeros((fits.shape[0], words * 64), dtype=bool)
+    padded[:, : fits.shape[1]] = fits
+    return np.packbits(padded, axis=1, bitorder="little").view(np.int64)
+
+
+def _comb(group: Group) -> tuple[_Numbers, _Numbers]:
+    """Lay the rows of a sparse matrix over each other so that no two cells meet (first fit, the fullest row first).
+
+    Return for each source class its base * 2**21 + what its cells bear, and the cells.
+    """
+    bases = np.full(max(group.counts[0], 1), walk.NOBODY - 1, np.int64)
+    width = max(group.counts[1], 1)
+    if not len(group.sources):
+        return bases, np.full(width, walk.NOBODY << walk.OWNER, np.int64)
+    owners, begins, lengths = np.unique(group.sources, return_index=True, return_counts=True)
+    order = np.argsort(-lengths, kind="stable")
+    taken = bytearray(width + 2 * len(group.sources))
+    columns = group.destinations.tolist()
+    free = 0
+    chosen = np.zeros(len(owners), np.int64)
+    for row in order.tolist():
+        mine = columns[begins[row] : begins[row] + lengths[row]]
+        base = max(free - mine[0], 0)
+        for _ in range(_TRIES):
+            if len(taken) < base + width:
+                taken += bytes(len(taken))
+            clash = next((at for at in mine if taken[base + at]), None)
+            if clash is None:
+                break
+            following = taken.find(0, base + clash)
+            base = (following if following >= 0 else len(taken)) - clash
+        else:
+            # Behind everything.
+            base = max(taken.rfind(1) + 1 - mine[0], 0)
+            if len(taken) < base + width:
+                taken += bytes(base + width)
+        for at in mine:
+            taken[base + at] = 1
+        free = taken.find(0, free)
+        free = len(taken) if free < 0 else free
+        chosen[row] = base
+    bases[owners] = chosen << 21 | owners
+    cells = np.full(int(chosen.max()) + width, walk.NOBODY << walk.OWNER, np.int64)
+    owner = np.repeat(owners, lengths)
+    place = np.repeat(chosen, lengths) + group.destinations
+    several = group.contents < 0
+    row_start = (-1 - group.contents) * group.fits.shape[1] | 1 << walk.ROW
+    cells[place] = owner << walk.OWNER | np.where(several, row_start, group.contents)
+    return bases, cells

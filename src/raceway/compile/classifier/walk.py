@@ -1,0 +1,262 @@
+"""Looking a packet up in a classifier's words. Written once; interpreted and compiled code both run these functions.
+
+The words begin with a header; everything else is found by it::
+
+    0        how many groups
+    1  2  3  source: entry of the IPv4 trie, of the IPv6 trie, class of packets without
+    4  5  6  destination, the same
+    7  8     source port: entry of the trie, class of packets without
+    9 10     destination port, the same
+   11 12     protocol, the same
+   13 14     answers, the same (none is 0)
+   15 - 20   rows of the six dimensions: a word for each class and group
+   21 + 6g   group g: comb, rest classes, fits, words in a row of fits, firsts, how many rest classes
+
+A source's row word is where its comb begins, and a number that its cells in the comb bear (`OWNER` bits). A cell holds
+its owner, and either one rule and the row of `fits` whose bit says whether the rest does; or, with `ROW` set, a row
+of `firsts`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raceway.compile import locate
+from raceway.compile.addresses import signed64
+from raceway.compile.classifier.tries import LEAF, LINE, SIGN, WIDE
+
+GROUP_COUNT, SOURCE, DESTINATION, SOURCE_PORT, DESTINATION_PORT, PROTOCOL, ANSWERS, ROWS = (
+    0,
+    1,
+    4,
+    7,
+    9,
+    11,
+    13,
+    15,
+)
+GROUP, GROUP_WORDS = 21, 6
+OWNER, ROW, RULE, FIT = 42, 41, 20, (1 << 20) - 1
+NOBODY = (1 << 21) - 1
+_HALF = 0xFFFFFFFF
+_PORTS = 1 << 32
+_FOUND = (1 << 21) - 1
+NONE = -1
+
+
+KEY_WORDS = 9
+(
+    FAMILY,
+    SOURCE_HIGH,
+    SOURCE_LOW,
+    DESTINATION_HIGH,
+    DESTINATION_LOW,
+    PORT_OF_SOURCE,
+    PORT_OF_DESTINATION,
+    NUMBER,
+    WRONG,
+) = range(9)
+WRONGS = (
+    "well formed",
+    "no Ethernet header, cut off in its VLAN tags, or more than four of them",
+    "IP header cut off, or of a wrong version or length",
+    "longer in its IP header than it is",
+    "options or extension headers cut off, or more than eight of those",
+    "transport header cut off, as in a tiny first fragment (RFC 1858)",
+    "fragment that would overwrite the transport header (RFC 3128)",
+)
+"""What can be wrong with a packet, by number."""
+_STEPS = 64
+# More than any trie has. So many turns are not written out one behind the other, which the kernel's verifier would walk
+# in every combination.
+_OFFSET, _PROTOCOL_SHIFT, _LATER = 0xFFFFF, 20, 1 << 29
+
+
+def key(packet: Any, words: Any) -> None:
+    """Fill in what a rule looks at: 0, 4 or 6; high and low half of source and destination; source port,
+    destination port and protocol, which are -1 where there is none; and what is wrong with the packet (`WRONGS`).
+
+    Ports are those of TCP, UDP, DCCP, SCTP and UDP-Lite, unless in a later fragment or cut off.
+    """
+    words[FAMILY] = words[SOURCE_HIGH] = words[SOURCE_LOW] = words[DESTINATION_HIGH] = words[
+        DESTINATION_LOW
+    ] = 0
+    words[PORT_OF_SOURCE] = words[PORT_OF_DESTINATION] = words[NUMBER] = -1
+    words[WRONG] = 0
+    length = len(packet)
+    found = locate.network(packet)
+    kind = found & 0xFFFF
+    if found < 0 or kind == 0x8100 or kind == 0x88A8 or kind == 0x9100:
+        words[WRONG] = 1
+        return
+    wrong = 0
+    offset = locate.ipv4(packet)
+    if offset >= 0:
+        words[FAMILY] = 4
+        words[SOURCE_LOW] = packet.load32(offset + 12)
+        words[DESTINATION_LOW] = packet.load32(offset + 16)
+        total = packet.load16(offset + 2)
+        if total < (packet.load8(offset) & 15) << 2:
+            wrong = 2
+        elif offset + total > length:
+            wrong = 3
+    else:
+        offset = locate.ipv6(packet)
+        if offset < 0:
+            if kind == 0x0800 or kind == 0x86DD:
+                words[WRONG] = 2
+            return
+        words[FAMILY] = 6
+        words[SOURCE_HIGH] = packet.load64(offset + 8)
+        words[SOURCE_LOW] = packet.load64(offset + 16)
+        words[DESTINATION_HIGH] = packet.load64(offset + 24)
+        words[DESTINATION_LOW] = packet.load64(offset + 32)
+        if offset + 40 + packet.load16(offset + 4) > length:
+            wrong = 3
+    found = locate.transport(packet)
+    if found < 0:
+        words[WRONG] = wrong if wrong else 4
+        return
+    number = (found >> _PROTOCOL_SHIFT) & 0xFF
+    words[NUMBER] = number
+    if found & _LATER:
+        # An IPv4 fragment at offset 8 begins inside the transport header.
+        if words[FAMILY] == 4 and number == 6 and packet.load16(offset + 6) & 0x1FFF == 1:
+            wrong = 6
+        words[WRONG] = wrong
+        return
+    start = found & _OFFSET
+    least = 0
+    if number == 6:
+        least = 20
+    elif number == 17 or number == 132 or number == 136:
+        least = 8
+    elif number == 33:
+        least = 12
+    elif number == 1 or number == 58:
+        least = 8
+    ported = number == 6 or number == 17 or number == 33 or number == 132 or number == 136
+    if ported and start + 4 <= length:
+        words[PORT_OF_SOURCE] = packet.load16(start)
+        words[PORT_OF_DESTINATION] = packet.load16(start + 2)
+    if start + least > length or (number == 6 and packet.load8(start + 12) < 0x50):
+        wrong = wrong if wrong else 5
+    words[WRONG] = wrong
+
+
+def _half(table: Any, at: int, index: int) -> int:
+    """The number of 32 bits at an index behind a word."""
+    number: int = (table[at + (index >> 1)] >> ((index & 1) << 5)) & _HALF
+    return number
+
+
+def narrow(table: Any, entry: int, key: int, bits: int) -> int:
+    """The class of a key of 8, 16 or 32 bits."""
+    # What is left of the key, at the top of 32 bits. (A count of bits would be a number that the kernel's verifier
+    # follows from turn to turn.)
+    rest = key << (32 - bits)
+    for _ in range(_STEPS):
+        kind = entry & 3
+        at = entry >> 2
+        if kind == LEAF:
+            return at
+        if kind == LINE:
+            one, two, three, four = table[at], table[at + 1], table[at + 2], table[at + 3]
+            # A difference's sign, for eBPF has no comparison but branches: seven would be 128 ways for its verifier.
+            behind = (
+                ((one & _HALF) - 1 - key >> 63) + (((one >> 32) & _HALF) - 1 - key >> 63)
+                + ((two & _HALF) - 1 - key >> 63) + (((two >> 32) & _HALF) - 1 - key >> 63)
+                + ((three & _HALF) - 1 - key >> 63) + (((three >> 32) & _HALF) - 1 - key >> 63)
+                + ((four & _HALF) - 1 - key >> 63)
+            )  # fmt: skip
+            return _half(table, at + 4, -behind)
+        if kind == WIDE:
+            index = (rest >> 16) & 0xFFFF
+            rest <<= 16
+        else:
+            index = (rest >> 24) & 0xFF
+            rest <<= 8
+        entry = _half(table, at, index)
+    return 0
+
+
+def wide(table: Any, entry: int, high: int, low: int) -> int:
+    """The class of a key of 128 bits."""
+    left, right = high, low
+    for _ in range(_STEPS):
+        kind = entry & 3
+        at = entry >> 2
+        if kind == LEAF:
+            return at
+        if kind == LINE:
+            behind = 0
+            for index in range(4):
+                above, below = table[at + 2 * index], table[at + 2 * index + 1]
+                mine = high ^ SIGN
+                if mine > above or (mine == above and (low ^ SIGN) >= below):
+                    behind = index + 1
+            return _half(table, at + 8, behind)
+        if kind == WIDE:
+            index = (left >> 48) & 0xFFFF
+            left = left << 16 | (right >> 48) & 0xFFFF
+            right = signed64(right << 16)
+        else:
+            index = (left >> 56) & 0xFF
+            left = left << 8 | (right >> 56) & 0xFF
+            right = signed64(right << 8)
+        left = signed64(left)
+        entry = _half(table, at, index)
+    return 0
+
+
+def match(table: Any, words: Any, answers: int) -> int:
+    """Return the number of the first rule that a key and the answers to what else is asked match, or -1."""
+    family = words[FAMILY]
+    if family == 4:
+        source = narrow(table, table[SOURCE], words[SOURCE_LOW], 32)
+        destination = narrow(table, table[DESTINATION], words[DESTINATION_LOW], 32)
+    elif family == 6:
+        source = wide(table, table[SOURCE + 1], words[SOURCE_HIGH], words[SOURCE_LOW])
+        destination = wide(table, table[DESTINATION + 1], words[DESTINATION_HIGH], words[DESTINATION_LOW])
+    else:
+        source, destination = table[SOURCE + 2], table[DESTINATION + 2]
+    source_port, destination_port = table[SOURCE_PORT + 1], table[DESTINATION_PORT + 1]
+    if words[PORT_OF_SOURCE] >= 0:
+        source_port = narrow(table, table[SOURCE_PORT], words[PORT_OF_SOURCE], 16)
+        destination_port = narrow(table, table[DESTINATION_PORT], words[PORT_OF_DESTINATION], 16)
+    protocol = table[PROTOCOL + 1]
+    if words[NUMBER] >= 0:
+        protocol = narrow(table, table[PROTOCOL], words[NUMBER], 8)
+    answer = table[ANSWERS + 1]
+    if answers != 0:
+        answer = narrow(table, table[ANSWERS], answers, 16)
+    groups = table[GROUP_COUNT]
+    best = 1 << 30
+    source = table[ROWS] + source * groups
+    destination = table[ROWS + 1] + destination * groups
+    source_port = table[ROWS + 2] + source_port * groups
+    destination_port = table[ROWS + 3] + destination_port * groups
+    protocol = table[ROWS + 4] + protocol * groups
+    answer = table[ROWS + 5] + answer * groups
+    header = GROUP
+    for group in range(groups):
+        mine = table[source + group]
+        cell = table[table[header] + (mine >> 21) + table[destination + group]]
+        if cell >> OWNER == mine & NOBODY:
+            combined = (
+                table[source_port + group] + table[destination_port + group]
+                + table[protocol + group] + table[answer + group]
+            )  # fmt: skip
+            rest = _half(table, table[header + 1], combined)
+            if (cell >> ROW) & 1:
+                rule = _half(table, table[header + 4], (cell & ((1 << ROW) - 1)) + rest) - 1
+                if rule >= 0:
+                    best = min(best, rule)
+            else:
+                fits = table[header + 2] + (cell & FIT) * table[header + 3]
+                if (table[fits + (rest >> 6)] >> (rest & 63)) & 1:
+                    best = min(best, (cell >> RULE) & _FOUND)
+        header += GROUP_WORDS
+    if best == 1 << 30:
+        return NONE
+    return best
