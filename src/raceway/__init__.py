@@ -14,6 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raceway.apps.firewall.controller import Firewall as Firewall
+    from raceway.apps.firewall.text import RulesError as RulesError
     from raceway.apps.functions.attaching import Attachment as Attachment, attach as attach
     from raceway.compile.addresses import prefix as prefix
     from raceway.compile.errors import (
@@ -87,6 +89,8 @@ _HOMES = {
     "load_capture": "ports.pcap.capture",
     "attach": "apps.functions.attaching",
     "Attachment": "apps.functions.attaching",
+    "Firewall": "apps.firewall.controller",
+    "RulesError": "apps.firewall.text",
     "FunctionRefusedError": "kernel.functions.refusals",
     "explain": "kernel.functions.explaining",
     "Explanation": "kernel.functions.explaining",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,28 @@ class Attachment:
     def counters(self) -> dict[str, int]:
         """Packets by verdict, why those that were ABORTED were, and how many found no ring (`no_ring`)."""
         return self._loaded.counters
+
+    def replace(self, function: PacketFunction, grace: float = 0.02) -> dict[str, int]:
+        """Put another function in the place of this one, between two packets; return the old one's last counters.
+
+        grace: seconds to wait until no packet is in the old one any more. Raises what `attach` raises; the old one
+        stays in its place then.
+        """
+        with _lock:
+            if not self._open:
+                raise ValueError(f"{self.function.name} was taken off {self.interface}")
+            old = self._loaded
+            loaded = LoadedFunction(function, sockets=self._chain.sockets)
+            try:
+                self._chain.replace(old, loaded)
+            except BaseException:
+                loaded.close()
+                raise
+            self._loaded, self.function = loaded, function
+        time.sleep(grace)
+        counted = old.counters
+        old.close()
+        return counted
 
     def pin(self) -> Path:
         """Let it stay when this process ends, until `raceway detach`; return its name in the BPF file system.

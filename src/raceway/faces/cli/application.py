@@ -13,6 +13,7 @@ from raceway.faces.cli import (
     doctor,
     dump,
     filter as filter_tool,
+    firewall,
     functions,
     lab,
     pkt_gen,
@@ -60,5 +61,6 @@ def application() -> typer.Typer:
     app.command("attach", epilog=functions.ATTACH_EPILOG)(functions.attach)
     app.command("detach", epilog=functions.DETACH_EPILOG)(functions.detach)
     app.command("functions", epilog=functions.FUNCTIONS_EPILOG)(functions.functions)
+    app.add_typer(firewall.application, name="firewall")
     app.add_typer(lab.application(), name="lab")
     return app

@@ -41,6 +41,16 @@ class Chain:
             self.members[position - 1].go_on(member.program)
         self.members.insert(position, member)
 
+    def replace(self, old: LoadedFunction, new: LoadedFunction) -> None:
+        """Put a function into another's place: one pointer leads to one or to the other."""
+        position = self.members.index(old)
+        new.go_on(self.members[position + 1].program if position + 1 < len(self.members) else None)
+        if position == 0:
+            self.link.update(new.program)
+        else:
+            self.members[position - 1].go_on(new.program)
+        self.members[position] = new
+
     def remove(self, member: LoadedFunction) -> bool:
         """Lead past a function; False if it was the last, and the link is to be closed instead."""
         position = self.members.index(member)

@@ -1,0 +1,14 @@
+"""The firewall: rules on a live interface, in the kernel, before the host's stack sees a packet.
+
+    rules file -> language, expression, matching -> rules -> program -> controller -> XDP
+                  importing (ClassBench, lists)               |
+                                                              +-> judging: what would become of a packet
+
+text        what an operator wrote, and errors that show it
+lists       files of addresses
+matching    conditions as trees, trees as boxes
+program     a rule set as a packet function and its state
+judging     packets of a capture, through the same function
+controller  a program on an interface: reload, counters, what happens at the end
+control     talking to a controller from another process
+"""

@@ -1,0 +1,170 @@
+"""`raceway.Firewall`: a rule set on an interface, in the kernel.
+
+A reload makes a whole new program beside the one that is in force, and one pointer in the kernel then leads to it, so
+each packet meets the old rules or the new ones, all of them. What the old program has counted is read when no packet
+is in it any more and added to what unchanged rules count on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from raceway.apps.firewall.language import parse_rules, read_rules
+from raceway.apps.firewall.program import Program
+from raceway.apps.firewall.rules import DIVERT, LOG, RuleSet
+from raceway.apps.firewall.text import RulesError
+from raceway.apps.functions.attaching import Attachment, attach
+from raceway.compile.classifier.walk import WRONGS
+
+_GRACE = 0.02
+"""Seconds after which no packet is in a program that nothing leads to."""
+
+
+@dataclass(frozen=True)
+class RuleStatus:
+    """A rule and its packets: number (from 0), action, text; packets that it decided about, limited: over its rate."""
+
+    number: int
+    action: str
+    text: str
+    packets: int
+    limited: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a firewall has counted.
+
+    seen = packets and limited of all rules + default_packets + sum of malformed + gone + aborted; gone: packets
+    that rules have decided about that are no longer in force.
+    """
+
+    interface: str
+    mode: str
+    rules: tuple[RuleStatus, ...]
+    default: str
+    default_packets: int
+    malformed: dict[str, int]
+    gone: int
+    aborted: int
+    seen: int
+
+    @property
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, for JSON."""
+        return asdict(self)
+
+
+def rule_set_of(rules: RuleSet | str | Path) -> RuleSet:
+    """A rule set from one, from a file's Path, or from text. Raises RulesError."""
+    if isinstance(rules, RuleSet):
+        return rules
+    return read_rules(rules) if isinstance(rules, Path) else parse_rules(rules)
+
+
+class Firewall:
+    """Rules on an interface; `close`, or the end of a `with`, takes them off again.
+
+    interface: a name in the calling thread's network namespace; rules: a `RuleSet`, the Path of a rules file, or rules
+    as text; mode: "driver", "generic", or "" for the better one that can be had. Raises RulesError, and what `attach`
+    raises.
+    """
+
+    def __init__(self, interface: str, rules: RuleSet | str | Path, *, mode: str = "") -> None:
+        self.program = _program(rule_set_of(rules))
+        self._base: dict[tuple[str, int], tuple[int, int]] = {}
+        self._others = [0] * len(WRONGS)
+        self._gone = self._aborted = self._seen = 0
+        self.attachment: Attachment = attach(interface, self.program.function, mode=mode)
+        self.interface = interface
+        if self.program.rule_set.on_death == "keep":
+            try:
+                self.attachment.pin()
+            except BaseException:
+                self.attachment.close()
+                raise
+
+    def reload(self, rules: RuleSet | str | Path) -> None:
+        """Put other rules in force, between two packets. If they are not accepted, those in force stay: RulesError."""
+        following = _program(rule_set_of(rules), keep=self.program)
+        old = self.program
+        final = self.attachment.replace(following.function, _GRACE)
+        self.program = following
+        # What the old program counted goes to the rules that are still there, by their text.
+        kept = self._counted(old)
+        self._base = {key: kept[key] for key in _keys(following.rule_set) if key in kept}
+        gone = [count for key, count in kept.items() if key not in self._base]
+        for number, count in enumerate(old.others.values()):
+            self._others[number] += count
+        self._gone += sum(map(sum, gone))
+        self._aborted += final["ABORTED"]
+        self._seen += sum(final[name] for name in _VERDICTS)
+
+    def _counted(self, program: Program) -> dict[tuple[str, int], tuple[int, int]]:
+        counts, limited = program.counts.values(), program.limited.values()
+        made = {}
+        for number, key in enumerate(_keys(program.rule_set)):
+            before = self._base.get(key, (0, 0))
+            made[key] = counts[number] + before[0], limited[number] + before[1]
+        return made
+
+    def status(self) -> Status:
+        """What has been counted up to now."""
+        program = self.program
+        counters = self.attachment.counters
+        counted = self._counted(program)
+        rules = tuple(
+            RuleStatus(number, rule.action, rule.text, *counted[key])
+            for number, (rule, key) in enumerate(
+                zip(program.rule_set.rules, _keys(program.rule_set), strict=True)
+            )
+        )
+        others = [a + b for a, b in zip(self._others, program.others.values(), strict=True)]
+        return Status(
+            self.interface,
+            self.attachment.mode,
+            rules,
+            program.rule_set.default,
+            others[0],
+            {WRONGS[number]: count for number, count in enumerate(others) if number and count},
+            self._gone,
+            self._aborted + counters["ABORTED"],
+            self._seen + sum(counters[name] for name in _VERDICTS),
+        )
+
+    def close(self) -> None:
+        """Take the rules off. May be called twice."""
+        self.attachment.close()
+
+    def __enter__(self) -> Firewall:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Firewall of {len(self.program.rule_set.rules):,} rules on {self.interface}>"
+
+
+_VERDICTS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
+
+
+def _keys(rule_set: RuleSet) -> list[tuple[str, int]]:
+    """What tells rules apart: their text, and how many with the same stand before."""
+    seen: dict[str, int] = {}
+    made = []
+    for rule in rule_set.rules:
+        made.append((rule.text, seen.get(rule.text, 0)))
+        seen[rule.text] = seen.get(rule.text, 0) + 1
+    return made
+
+
+def _program(rule_set: RuleSet, keep: Program | None = None) -> Program:
+    for rule in rule_set.rules:
+        if rule.action in (DIVERT, LOG):
+            raise RulesError(rule.place, f"{rule.action} is not built yet for a live interface")
+        if any(what == "established" for one in rule.alternatives for what, _ in one.asked):
+            raise RulesError(rule.place, "established is not built yet")
+    return Program(rule_set, keep)

@@ -1,0 +1,4 @@
+"""Rules in other languages: each module reads one, says what it did not take over, and makes a `RuleSet`.
+
+classbench   filter sets of ClassBench (Taylor, Turner 2005): first match wins, the verdict is the rule's number
+"""

@@ -1,0 +1,211 @@
+"""From a rule set to a packet function and its state: the classifier, and what each of its rules means.
+
+What a rule asks of a packet and no box can say (an expression of libpcap's, that a flow is established) is asked of
+every packet before: the answers are bits of a number, and that number is one more side of the boxes. So the
+classifier gives the rule at once. The function's source is made for the rule set, with nothing in it that the rules do
+not need, and compiled like every packet function.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from raceway.apps.firewall.rules import DIVERT, DROP, LIMIT, LOG, PASS, Rate, Rule, RuleSet
+from raceway.apps.firewall.text import RulesError
+from raceway.compile.classifier.classifier import Classifier
+from raceway.compile.classifier.sets import LAST_ANSWER, QUESTIONS, Box, Ranges
+from raceway.compile.classifier.walk import WRONGS
+from raceway.compile.function import PacketFunction, packet_function
+from raceway.compile.pcap_filter.expression import Expression
+from raceway.compile.state import Counters, TokenBucket
+from raceway.compile.verdicts import Verdict
+
+_KINDS = (DROP, PASS, LOG, LIMIT, DIVERT)
+_LIMIT = 8
+BUCKETS = 1 << 16
+"""Sources, destinations or flows that a `limit ... per` rule keeps apart at once."""
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What becomes of a packet: the verdict, the number of the rule (-1: none), and in words why."""
+
+    verdict: Verdict
+    rule: int
+    why: str
+
+
+def _boxes(rule: Rule, questions: dict[str, int]) -> list[Box]:
+    """A rule's boxes, with the answers that it wants."""
+    made = []
+    numbers = np.arange(LAST_ANSWER + 1)
+    for one in rule.alternatives:
+        box = one.box
+        if one.asked:
+            wanted = np.ones(len(numbers), dtype=bool)
+            for what, answer in one.asked:
+                wanted &= (numbers >> questions[what] & 1) == answer
+            found = numbers[wanted]
+            box = replace(box, answers=Ranges(np.stack((found, found), axis=1)))
+        made.append(box)
+    return made
+
+
+def questions_of(rules: Sequence[Rule]) -> dict[str, int]:
+    """What rules ask, and the bit of each answer. Raises RulesError where a rule asks one too many."""
+    made: dict[str, int] = {}
+    for rule in rules:
+        for one in rule.alternatives:
+            for what, _ in sorted(one.asked):
+                made.setdefault(what, len(made))
+        if len(made) > QUESTIONS:
+            raise RulesError(
+                rule.place,
+                f"with this rule there are more than {QUESTIONS} different primitives that only libpcap can read; "
+                "rules ask every packet all of them",
+            )
+    return made
+
+
+class Program:
+    """A rule set as a packet function.
+
+    function: the packet function; counts: packets that each rule decided about; limited: that were dropped because a
+    rule's rate was exceeded; others: by what was wrong with them (`walk.WRONGS`), at 0 those that no rule matched.
+    keep: a program whose limits go on in rules that are the same here. Raises RulesError, TooComplexError.
+    """
+
+    def __init__(self, rule_set: RuleSet, keep: Program | None = None) -> None:
+        self.rule_set = rule_set
+        rules = rule_set.rules
+        questions = questions_of(rules)
+        deciding = [() if rule.action == LOG else _boxes(rule, questions) for rule in rules]
+        self.classifier = Classifier(deciding)
+        self.counts = Counters(max(len(rules), 1))
+        self.limited = Counters(max(len(rules), 1))
+        self.others = Counters(len(WRONGS))
+        self.meanings = Counters(max(len(rules), 1))
+        limits = [number for number, rule in enumerate(rules) if rule.action == LIMIT]
+        for number, rule in enumerate(rules):
+            limit = 1 + limits.index(number) if rule.action == LIMIT else 0
+            self.meanings[number] = _KINDS.index(rule.action) | limit << _LIMIT
+        before: dict[str, TokenBucket] = (
+            dict(zip(keep.limited_rules, keep.buckets, strict=True)) if keep else {}
+        )
+        self.limited_rules: list[str] = [rules[number].text for number in limits]
+        self.buckets: list[TokenBucket] = [
+            before.pop(text) if (text := rules[number].text) in before else _bucket(rate)
+            for number in limits
+            if (rate := rules[number].rate)
+        ]
+        self.expressions = {what: Expression(what) for what in questions if what != "established"}
+        self._scope = self._make(questions, [rules[number] for number in limits])
+        self.function: PacketFunction = self._scope["firewall"]
+
+    def _make(self, questions: dict[str, int], limits: list[Rule]) -> dict[str, Any]:
+        scope: dict[str, Any] = {
+            "RULES": self.classifier, "MEANINGS": self.meanings, "COUNTS": self.counts, "LIMITED": self.limited,
+            "OTHERS": self.others, "packet_function": packet_function,
+            **{verdict.name: verdict for verdict in Verdict},
+        }  # fmt: skip
+        for index, one in enumerate(self.buckets):
+            scope[f"BUCKET_{index}"] = one
+        names = {}
+        for index, (what, expression) in enumerate(self.expressions.items()):
+            names[what] = f"EXPRESSION_{index}"
+            scope[names[what]] = expression
+        text = _source(self.rule_set, questions, limits, names)
+        # A file of no folder, but one that inspect and tracebacks can read.
+        file = f"<firewall {next(_numbers)}>"
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+        module = types.ModuleType(f"raceway_firewall_{file.strip('<>').split()[1]}")
+        module.__dict__.update(scope)
+        module.__file__ = file
+        exec(compile(text, file, "exec"), module.__dict__)
+        self.source = text
+        return module.__dict__
+
+    def judge(self, packet: Any) -> Judgement:
+        """Say what becomes of a packet, and why, by the interpreted function. Counts, and limits, like the others."""
+        before = self.counts.words.copy(), self.limited.words.copy(), self.others.words.copy()
+        verdict, reason = self.function.run(packet)
+        if reason:
+            return Judgement(verdict, -1, reason)
+        for words, old, what in (
+            (self.counts, before[0], "rule"),
+            (self.limited, before[1], "over its rate"),
+        ):
+            changed = (words.words != old).nonzero()[0]
+            if len(changed):
+                return Judgement(verdict, int(changed[0]), what)
+        changed = (self.others.words != before[2]).nonzero()[0]
+        number = int(changed[0]) if len(changed) else 0
+        return Judgement(verdict, -1, "default" if number == 0 else WRONGS[number])
+
+
+def _bucket(rate: Rate) -> TokenBucket:
+    return TokenBucket(
+        rate.packets,
+        rate.burst * rate.seconds,
+        BUCKETS if rate.per else 1,
+        key_words=5 if rate.per == "flow" else 2,
+    )
+
+
+_KEYS = {
+    "": "0",
+    "src": "packet.five_tuple.source",
+    "dst": "packet.five_tuple.destination",
+    "flow": "packet.five_tuple",
+}
+
+
+def _source(rule_set: RuleSet, questions: dict[str, int], limits: list[Rule], names: dict[str, str]) -> str:
+    """The function's source."""
+    lines = []
+    if limits:
+        lines += ["def within(packet, number):"]
+        for number, rule in enumerate(limits, 1):
+            assert rule.rate is not None
+            key = _KEYS[rule.rate.per]
+            call = f"BUCKET_{number - 1}.allow(packet, {key}, {rule.rate.seconds})"
+            lines += [f"    if number == {number}:", f"        return {call}"]
+        lines += ["    return True", "", ""]
+    lines += ["@packet_function", "def firewall(packet):", "    key = RULES.key(packet)"]
+    if rule_set.malformed != "match":
+        lines += [
+            "    if key.wrong:",
+            "        OTHERS.add(key.wrong)",
+            f"        return {rule_set.malformed.upper()}",
+        ]
+    lines += ["    answers = 0"]
+    for what, bit in questions.items():
+        lines += [f"    if {names[what]}(packet):", f"        answers |= {1 << bit}"]
+    lines += ["    rule = RULES.match(key, answers)", "    if rule >= 0:"]
+    lines += [f"        {line}" for line in _deciding(rule_set)]
+    lines += ["    OTHERS.add(0)", f"    return {rule_set.default.upper()}"]
+    return "\n".join(lines) + "\n"
+
+
+def _deciding(rule_set: RuleSet) -> list[str]:
+    """What is done for the rule at hand."""
+    kinds = {rule.action for rule in rule_set.rules}
+    lines = ["meaning = MEANINGS[rule]", "kind = meaning & 0xFF"]
+    if LIMIT in kinds:
+        lines += [
+            f"if kind == {_KINDS.index(LIMIT)} and not within(packet, meaning >> {_LIMIT}):",
+            "    LIMITED.add(rule)",
+            "    return DROP",
+        ]
+    lines += ["COUNTS.add(rule)", f"if kind == {_KINDS.index(DROP)}:", "    return DROP"]
+    if DIVERT in kinds:
+        lines += [f"if kind == {_KINDS.index(DIVERT)}:", "    return REDIRECT"]
+    return [*lines, "return PASS"]

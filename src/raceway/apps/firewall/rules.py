@@ -1,0 +1,65 @@
+"""A rule set, as it was read: what the classifier, the program and the reports are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from raceway.apps.firewall.matching import EVERYTHING, Alternative, Tree, boxes
+from raceway.apps.firewall.text import Place
+
+DROP, PASS, LOG, LIMIT, DIVERT = "drop", "pass", "log", "limit", "divert"
+ACTIONS = (DROP, PASS, LOG, LIMIT, DIVERT)
+MALFORMED = ("drop", "pass", "match")
+ON_DEATH = ("open", "keep")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many packets in so many seconds, and how many at once; kept apart for each `per`: "", src, dst or flow."""
+
+    packets: int
+    seconds: int
+    burst: int
+    per: str = ""
+
+    def __str__(self) -> str:
+        unit = {1: "s", 60: "m", 3600: "h"}[self.seconds]
+        return f"{self.packets}/{unit}{f' per {self.per}' if self.per else ''} burst {self.burst}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule. text: as it was written; rate: of limit and log; port: of divert."""
+
+    action: str
+    text: str
+    place: Place
+    tree: Tree = EVERYTHING
+    rate: Rate | None = None
+    port: str = ""
+
+    @property
+    def alternatives(self) -> list[Alternative]:
+        """What it matches. Raises TooManyError."""
+        return boxes(self.tree)
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """Rules in order; the first that matches decides, `default` if none does.
+
+    malformed: what happens to what cannot be parsed: drop, pass, or match (go through the rules as far as it was
+    parsed); on_death: whether the interface is open or goes on being filtered when the controller has died; files: that
+    were read; notes: what was not taken over from elsewhere, in words.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    default: str = PASS
+    malformed: str = DROP
+    on_death: str = "open"
+    files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def with_notes(self, *notes: str) -> RuleSet:
+        """The same, with more notes."""
+        return replace(self, notes=(*self.notes, *notes))

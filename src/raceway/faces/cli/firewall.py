@@ -1,0 +1,191 @@
+"""`raceway firewall`: rules on a live interface, and what they would make of packets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from raceway.apps.firewall.controller import Status
+    from raceway.apps.firewall.rules import RuleSet
+
+application = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Drop, pass and limit packets by rules, in the kernel, before the host's stack sees them.",
+)
+FORMATS = ("raceway", "classbench")
+_ETHERNET = 1
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of standard output.")]
+_Rules = Annotated[Path, typer.Option("-f", "--rules", metavar="RULES", help="The rules file.")]
+_Format = Annotated[
+    str, typer.Option("--format", help="Of the rules: raceway, or classbench for ClassBench's filter files.")
+]
+RUN_EPILOG = """[bold]Examples[/bold]
+
+\b
+sudo raceway firewall run eth0 -f wall.rules
+sudo raceway firewall run eth0 -f wall.rules --mode generic
+"""
+CHECK_EPILOG = """[bold]Examples[/bold]
+
+\b
+raceway firewall check wall.rules
+"""
+EXPLAIN_EPILOG = """[bold]Examples[/bold]
+
+\b
+raceway firewall explain wall.rules trace.pcap
+raceway firewall explain wall.rules --packet 0200000000010200000000020800...
+raceway firewall explain --format classbench acl1_10k trace.pcap --json | tail -1
+"""
+
+
+def _read(path: Path, format: str) -> RuleSet:
+    from raceway.apps.firewall.importing.classbench import read_classbench
+    from raceway.apps.firewall.language import read_rules
+
+    if format not in FORMATS:
+        raise typer.BadParameter(
+            f"{format!r}: one of {', '.join(FORMATS)} was expected", param_hint="--format"
+        )
+    rules = read_classbench(path) if format == "classbench" else read_rules(path)
+    for note in rules.notes:
+        typer.echo(f"note: {note}", err=True)
+    return rules
+
+
+@application.command(epilog=CHECK_EPILOG)
+def check(
+    rules: Annotated[Path, typer.Argument(metavar="RULES", help="The rules file.")],
+    format: _Format = "raceway",
+    json: _Json = False,
+) -> None:
+    """Read rules and say whether they are accepted, without an interface."""
+    from raceway.apps.firewall.program import Program
+
+    read = _read(rules, format)
+    program = Program(read)
+    size = program.classifier.used * 8
+    print(f"{rules}: {len(read.rules):,} rules are accepted; the classifier takes {size:,} bytes")
+    if json:
+        _print_json(rules=len(read.rules), bytes=size, notes=list(read.notes))
+
+
+@application.command(epilog=EXPLAIN_EPILOG)
+def explain(
+    rules: Annotated[Path, typer.Argument(metavar="RULES", help="The rules file.")],
+    capture: Annotated[Path | None, typer.Argument(metavar="FILE.pcap", help="Packets to explain.")] = None,
+    packet: Annotated[str, typer.Option("--packet", metavar="HEX", help="One packet, in hexadecimal.")] = "",
+    format: _Format = "raceway",
+    json: _Json = False,
+) -> None:
+    """Say for each packet of a capture which rule decides about it, and how."""
+    from raceway.apps.firewall.judging import judged, matched
+    from raceway.apps.firewall.program import Program
+
+    if (capture is None) == (not packet):
+        raise typer.BadParameter("a capture or --packet was expected, and not both")
+    program = Program(_read(rules, format))
+    packets = _packets(capture, packet)
+    if format == "classbench":
+        found = matched(program, (data for data, _ in packets))
+        if not json:
+            for number, first in enumerate(found):
+                print(f"{number}  {first if first >= 0 else 'no rule'}")
+        _finish(json, matches=found)
+        return
+    verdicts, matches = [], []
+    for number, one in enumerate(judged(program, packets)):
+        verdicts.append(one.verdict.name)
+        matches.append(one.rule)
+        if json:
+            continue
+        if one.rule >= 0:
+            rule = program.rule_set.rules[one.rule]
+            print(
+                f"{number}  {one.verdict.name}  {rule.place}: {rule.text}{'' if one.why == 'rule' else f' ({one.why})'}"
+            )
+        else:
+            print(f"{number}  {one.verdict.name}  {one.why}")
+    _finish(json, matches=matches, verdicts=verdicts)
+
+
+def _packets(capture: Path | None, packet: str) -> list[tuple[bytes, int]]:
+    if capture is None:
+        try:
+            return [(bytes.fromhex(packet), 0)]
+        except ValueError:
+            raise typer.BadParameter(
+                "pairs of hexadecimal digits were expected", param_hint="--packet"
+            ) from None
+    from raceway.errors import RacewayError
+    from raceway.ports.pcap.capture import load_capture
+
+    loaded = load_capture(capture)
+    if (loaded.link_types != _ETHERNET).any():
+        raise RacewayError(
+            f"{capture}: a firewall sees Ethernet packets, and there are packets of another link type"
+        )
+    return list(zip(loaded, loaded.timestamps.tolist(), strict=True))
+
+
+@application.command(epilog=RUN_EPILOG)
+def run(
+    interface: Annotated[str, typer.Argument(metavar="IFACE", help="A network interface.")],
+    rules: _Rules,
+    mode: Annotated[
+        str, typer.Option("--mode", help="driver or generic; the better one that can be had by default.")
+    ] = "",
+    json: _Json = False,
+) -> None:
+    """Put rules in force on an interface, until Ctrl-C or the end of this
+    process."""
+    import signal
+
+    from raceway.apps.firewall.controller import Firewall
+
+    with Firewall(interface, _read(rules, "raceway"), mode=mode) as firewall:
+        count = len(firewall.program.rule_set.rules)
+        print(
+            f"{count:,} rules are in force on {interface} in {firewall.attachment.mode} mode; Ctrl-C ends it",
+            flush=True,
+        )
+        try:
+            while firewall.attachment.attached:
+                signal.sigtimedwait([], 0.5)
+            print(f"the rules were taken off {interface}")
+        except KeyboardInterrupt:
+            pass
+        status = firewall.status()
+    _show(status)
+    if json:
+        _print_json(**status.as_dict)
+
+
+def _show(status: Status) -> None:
+    width = max((len(f"{one.packets:,}") for one in status.rules), default=1)
+    for one in status.rules:
+        limited = f"  ({one.limited:,} over the rate)" if one.limited else ""
+        print(f"{one.packets:>{width},}  {one.text}{limited}")
+    print(f"{status.default_packets:>{width},}  default {status.default}")
+    for why, count in status.malformed.items():
+        print(f"{count:>{width},}  malformed: {why}")
+    if status.gone:
+        print(f"{status.gone:>{width},}  by rules that are no longer in force")
+    if status.aborted:
+        print(f"{status.aborted:>{width},}  aborted")
+    print(f"{status.seen:>{width},}  packets in all")
+
+
+def _finish(json: bool, **values: Any) -> None:
+    if json:
+        _print_json(**values)
+
+
+def _print_json(**values: Any) -> None:
+    from json import dumps
+
+    print(dumps(values), flush=True)

@@ -1,0 +1,145 @@
+"""Firewalls on live interfaces, in labs."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+import raceway
+from labs import lab as lab, needs_root, reaches
+from raceway.kernel.interface import xdp_attached
+from raceway.memory.jit import INTERPRETED
+
+pytestmark = [
+    pytest.mark.skipif(
+        INTERPRETED, reason="eBPF is made by the compiler that NUMBA_DISABLE_JIT switches off"
+    ),
+    needs_root,
+]
+
+
+RELOADS = 8
+
+
+@contextlib.contextmanager
+def receiver(two, port: int):
+    """A UDP socket at host b."""
+    with two.inside("b"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
+        one.bind((two.address("b"), port))
+        one.settimeout(0.3)
+        yield one
+
+
+def send(two, port: int, *texts: bytes) -> None:
+    with two.inside("a"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        for text in texts:
+            one.sendto(text, (two.address("b"), port))
+
+
+def received(one: socket.socket) -> list[bytes]:
+    found = []
+    with contextlib.suppress(TimeoutError):
+        while True:
+            found.append(one.recv(2048))
+    return found
+
+
+def conserved(status) -> bool:
+    decided = sum(one.packets + one.limited for one in status.rules)
+    return status.seen == (
+        decided + status.default_packets + sum(status.malformed.values()) + status.gone + status.aborted
+    )
+
+
+def test_rules_drop_pass_and_limit_and_count_each_packet(lab):
+    two = lab()
+    assert reaches(two, "a", two.address("b"))
+    rules = "drop udp dst port 9\nlimit 3/h burst 3 udp dst port 10\npass udp\ndrop udp"
+    with receiver(two, 9) as nine, receiver(two, 10) as ten, receiver(two, 11) as eleven:
+        with two.inside("b"), raceway.Firewall(two.interface("b"), rules) as firewall:
+            for port in (9, 10, 11):
+                send(two, port, *(str(number).encode() for number in range(5)))
+            assert received(eleven) == [b"0", b"1", b"2", b"3", b"4"]
+            assert received(ten) == [b"0", b"1", b"2"]
+            assert received(nine) == []
+            status = firewall.status()
+        assert [(one.packets, one.limited) for one in status.rules] == [(5, 0), (3, 2), (5, 0), (0, 0)]
+        assert conserved(status)
+        send(two, 9, b"again")
+        assert received(nine) == [b"again"]
+    with two.inside("b"):
+        assert not xdp_attached(two.interface("b"))
+
+
+def test_a_reload_keeps_what_unchanged_rules_have_counted_and_their_limits(lab):
+    two = lab()
+    assert reaches(two, "a", two.address("b"))
+    limit = "limit 3/h burst 3 udp dst port 10"
+    with two.inside("b"), raceway.Firewall(two.interface("b"), f"drop udp dst port 9\n{limit}") as firewall:
+        with receiver(two, 10) as ten:
+            send(two, 9, b"a", b"b")
+            send(two, 10, b"0", b"1")
+            assert received(ten) == [b"0", b"1"]
+            firewall.reload(f"{limit}\npass udp dst port 9")
+            send(two, 10, b"2", b"3")
+            assert received(ten) == [b"2"]
+        status = firewall.status()
+        assert [(one.packets, one.limited) for one in status.rules] == [(3, 1), (0, 0)]
+        assert status.gone == 2
+        assert conserved(status)
+
+
+def test_rules_that_are_not_accepted_leave_the_old_ones_in_force(lab):
+    two = lab()
+    with two.inside("b"), raceway.Firewall(two.interface("b"), "drop udp dst port 9") as firewall:
+        with pytest.raises(raceway.RulesError):
+            firewall.reload("drop udp dst port")
+        with receiver(two, 9) as nine:
+            send(two, 9, b"x")
+            assert received(nine) == []
+        assert firewall.status().rules[0].packets == 1
+
+
+def test_no_packet_is_lost_or_misjudged_at_a_reload(lab):
+    two = lab()
+    assert reaches(two, "a", two.address("b"))
+    sets = [f"drop udp dst port 9\npass udp dst port 10\ndrop udp src port {number}" for number in (1, 2)]
+    stop = threading.Event()
+    sent: list[int] = []
+    found: list[bytes] = []
+
+    def stream() -> None:
+        with two.inside("a"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+            while not stop.is_set():
+                one.sendto(len(sent).to_bytes(8, "big"), (two.address("b"), 10))
+                one.sendto(b"never", (two.address("b"), 9))
+                sent.append(1)
+                time.sleep(0.0002)
+
+    def collect(ten: socket.socket) -> None:
+        while not stop.is_set():
+            found.extend(received(ten))
+        found.extend(received(ten))
+
+    with contextlib.ExitStack() as stack:
+        ten, nine = (stack.enter_context(receiver(two, port)) for port in (10, 9))
+        stack.enter_context(two.inside("b"))
+        firewall = stack.enter_context(raceway.Firewall(two.interface("b"), sets[0]))
+        threads = [threading.Thread(target=stream), threading.Thread(target=collect, args=(ten,))]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(RELOADS):
+                firewall.reload(sets[number % 2])
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert [int.from_bytes(one, "big") for one in found] == list(range(len(sent)))
+        assert received(nine) == []
+        assert conserved(firewall.status())
