@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -143,3 +147,72 @@ def test_no_packet_is_lost_or_misjudged_at_a_reload(lab):
         assert [int.from_bytes(one, "big") for one in found] == list(range(len(sent)))
         assert received(nine) == []
         assert conserved(firewall.status())
+
+
+def command(two, *words: str, check: bool = True):
+    """Run raceway firewall at host b to its end."""
+    done = two.run(
+        "b", [sys.executable, "-m", "raceway", "firewall", *words], capture_output=True, text=True, timeout=60
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@contextlib.contextmanager
+def running(two, path, *words: str):
+    """A `raceway firewall run` at host b."""
+    told = [sys.executable, "-m", "raceway", "firewall", "run", two.interface("b"), "-f", str(path), *words]
+    process = two.popen("b", told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline()
+        assert "in force" in line, line + process.stderr.read()
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+
+def test_the_commands_show_reload_and_confirm(lab, tmp_path):
+    two = lab()
+    first, second = tmp_path / "first.rules", tmp_path / "second.rules"
+    first.write_text("drop udp dst port 9\n")
+    second.write_text("pass udp dst port 9\n")
+    interface = two.interface("b")
+    with running(two, first) as process, receiver(two, 9) as nine:
+        send(two, 9, b"1")
+        assert received(nine) == []
+        shown = json.loads(command(two, "status", interface, "--json").stdout.splitlines()[-1])
+        assert shown["rules"][0]["packets"] == 1
+        command(two, "reload", interface, "-f", str(second))
+        send(two, 9, b"2")
+        assert received(nine) == [b"2"]
+        (tmp_path / "wrong.rules").write_text("drop udp dst port\n")
+        refused = command(two, "reload", interface, "-f", str(tmp_path / "wrong.rules"), check=False)
+        assert refused.returncode == 2
+        assert "wrong.rules:1:6" in refused.stderr
+        send(two, 9, b"3")
+        assert received(nine) == [b"3"]
+        command(two, "reload", interface, "-f", str(first), "--confirm", "60")
+        command(two, "confirm", interface)
+        send(two, 9, b"4")
+        assert received(nine) == []
+        assert command(two, "confirm", interface, check=False).returncode == 1
+        command(two, "reload", interface, "-f", str(second), "--confirm", "0.01")
+        assert "not confirmed" in next(line for line in process.stdout if "confirmed:" in line)
+        send(two, 9, b"5")
+        assert received(nine) == []
+    absent = command(two, "status", interface, check=False)
+    assert absent.returncode == 1
+    assert "nobody runs a firewall" in absent.stderr
+
+
+def test_a_killed_firewall_leaves_the_interface_open(lab, tmp_path):
+    two = lab()
+    (tmp_path / "wall.rules").write_text("drop any\n")
+    with running(two, tmp_path / "wall.rules") as process:
+        process.kill()
+        process.wait(10)
+    with two.inside("b"):
+        assert not xdp_attached(two.interface("b"))
+    assert reaches(two, "a", two.address("b"))

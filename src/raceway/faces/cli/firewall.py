@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from raceway.apps.firewall.controller import Status
     from raceway.apps.firewall.rules import RuleSet
 
 application = typer.Typer(
@@ -28,6 +27,18 @@ RUN_EPILOG = """[bold]Examples[/bold]
 \b
 sudo raceway firewall run eth0 -f wall.rules
 sudo raceway firewall run eth0 -f wall.rules --mode generic
+"""
+STATUS_EPILOG = """[bold]Examples[/bold]
+
+\b
+sudo raceway firewall status eth0
+sudo raceway firewall status eth0 --json | tail -1 | jq '.rules[] | select(.packets > 0)'
+"""
+RELOAD_EPILOG = """[bold]Examples[/bold]
+
+\b
+sudo raceway firewall reload eth0 -f wall.rules
+sudo raceway firewall reload eth0 -f wall.rules --confirm 60
 """
 CHECK_EPILOG = """[bold]Examples[/bold]
 
@@ -143,41 +154,92 @@ def run(
 ) -> None:
     """Put rules in force on an interface, until Ctrl-C or the end of this
     process."""
-    import signal
-
+    from raceway.apps.firewall.control import Control
     from raceway.apps.firewall.controller import Firewall
 
-    with Firewall(interface, _read(rules, "raceway"), mode=mode) as firewall:
+    with Firewall(interface, _read(rules, "raceway"), mode=mode) as firewall, Control(firewall) as control:
         count = len(firewall.program.rule_set.rules)
-        print(
-            f"{count:,} rules are in force on {interface} in {firewall.attachment.mode} mode; Ctrl-C ends it",
-            flush=True,
-        )
+        in_force = f"{count:,} rules are in force on {interface} in {firewall.attachment.mode} mode"
+        print(f"{in_force}; Ctrl-C ends it", flush=True)
         try:
             while firewall.attachment.attached:
-                signal.sigtimedwait([], 0.5)
+                happened = control.step(0.5)
+                if happened:
+                    print(happened, flush=True)
             print(f"the rules were taken off {interface}")
         except KeyboardInterrupt:
             pass
         status = firewall.status()
-    _show(status)
+    _show(status.as_dict)
     if json:
         _print_json(**status.as_dict)
 
 
-def _show(status: Status) -> None:
-    width = max((len(f"{one.packets:,}") for one in status.rules), default=1)
-    for one in status.rules:
-        limited = f"  ({one.limited:,} over the rate)" if one.limited else ""
-        print(f"{one.packets:>{width},}  {one.text}{limited}")
-    print(f"{status.default_packets:>{width},}  default {status.default}")
-    for why, count in status.malformed.items():
+@application.command(epilog=STATUS_EPILOG)
+def status(
+    interface: Annotated[str, typer.Argument(metavar="IFACE", help="A network interface.")],
+    json: _Json = False,
+) -> None:
+    """Show what the rules in force on an interface have counted."""
+    from raceway.apps.firewall.control import ask
+
+    found = ask(interface, do="status")
+    _show(found)
+    if json:
+        _print_json(**found)
+
+
+@application.command(epilog=RELOAD_EPILOG)
+def reload(
+    interface: Annotated[str, typer.Argument(metavar="IFACE", help="A network interface.")],
+    rules: _Rules,
+    confirm: Annotated[
+        float,
+        typer.Option(
+            "--confirm",
+            metavar="SECONDS",
+            help="Go back to the rules before unless raceway firewall confirm is said in this time.",
+            min=0,
+        ),
+    ] = 0,
+    json: _Json = False,
+) -> None:
+    """Put other rules in force, between two packets. Rules that are not accepted
+    leave the old ones in force."""
+    from raceway.apps.firewall.control import ask
+
+    found = ask(interface, do="reload", path=str(rules.absolute()), confirm=confirm)
+    print(f"{found['rules']:,} rules are in force on {interface}")
+    if confirm:
+        print(f"say raceway firewall confirm {interface} within {confirm:g} s, or the rules before come back")
+    if json:
+        _print_json(**found)
+
+
+@application.command()
+def confirm(
+    interface: Annotated[str, typer.Argument(metavar="IFACE", help="A network interface.")],
+) -> None:
+    """Keep the rules of a reload --confirm."""
+    from raceway.apps.firewall.control import ask
+
+    ask(interface, do="confirm")
+    print("the reload is confirmed")
+
+
+def _show(status: dict[str, Any]) -> None:
+    width = len(f"{status['seen']:,}")
+    for one in status["rules"]:
+        limited = f"  ({one['limited']:,} over the rate)" if one["limited"] else ""
+        print(f"{one['packets']:>{width},}  {one['text']}{limited}")
+    print(f"{status['default_packets']:>{width},}  default {status['default']}")
+    for why, count in status["malformed"].items():
         print(f"{count:>{width},}  malformed: {why}")
-    if status.gone:
-        print(f"{status.gone:>{width},}  by rules that are no longer in force")
-    if status.aborted:
-        print(f"{status.aborted:>{width},}  aborted")
-    print(f"{status.seen:>{width},}  packets in all")
+    if status["gone"]:
+        print(f"{status['gone']:>{width},}  by rules that are no longer in force")
+    if status["aborted"]:
+        print(f"{status['aborted']:>{width},}  aborted")
+    print(f"{status['seen']:>{width},}  packets in all")
 
 
 def _finish(json: bool, **values: Any) -> None:
