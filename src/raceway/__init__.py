@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Counters as Counters,
         HashTable as HashTable,
         PrefixTable as PrefixTable,
+        Random as Random,
         TokenBucket as TokenBucket,
     )
     from raceway.compile.verdicts import (
@@ -85,6 +86,7 @@ _HOMES = {
     "Counters": "compile.state",
     "HashTable": "compile.state",
     "PrefixTable": "compile.state",
+    "Random": "compile.state",
     "TokenBucket": "compile.state",
     "load_capture": "ports.pcap.capture",
     "attach": "apps.functions.attaching",

@@ -41,6 +41,7 @@ TABLE = raceway.HashTable(24, seed=7)
 ROUTES = raceway.PrefixTable(8)
 ROUTES.load({"10.0.0.0/8": 3, "192.168.0.0/16": 40, "2001:db8::/32": 5})
 LIMIT = raceway.TokenBucket(2000, 3, 8, seed=9)
+DICE = raceway.Random(21)
 PORTS = (53, 80, 443, 1234)
 """
 
@@ -233,8 +234,14 @@ class _Writer:
         key = self.pick(
             (f"{self.number(1)[0]} & 31", "packet.five_tuple", "(len(packet) & 3, packet.protocol)")
         )
-        kind = self.random.randrange(8)
-        if kind == 0:
+        kind = self.random.randrange(10)
+        if kind == 8:
+            count = self.pick((1, 7, 32, 63, f"({self.number(1)[0]}) & 63"))
+            self.put(indent, f"{self.pick(self.variables)} = DICE.getrandbits({count}) & 0xFFFFFFFF")
+        elif kind == 9:
+            stop = self.pick((2, 1000, 1 << 31, self.number(1)[0]))
+            self.put(indent, f"{self.pick(self.variables)} = DICE.randrange({stop})")
+        elif kind == 0:
             self.put(indent, f"COUNT[({self.number(1)[0]}) & {self.pick((3, 7))}] += 1")
         elif kind == 1:
             self.put(indent, f"COUNT.add({self.random.randrange(4)}, {self.number(1)[0]})")
@@ -298,4 +305,4 @@ def make(text: str) -> tuple[Any, list[Any]]:
     scope: dict[str, Any] = {"__name__": "generated"}
     exec(compile(text, file, "exec"), scope)
     assert raceway
-    return scope["generated"], [scope["COUNT"], scope["TABLE"], scope["LIMIT"]]
+    return scope["generated"], [scope[name] for name in ("COUNT", "TABLE", "LIMIT", "DICE")]

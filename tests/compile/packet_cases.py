@@ -178,8 +178,12 @@ def run_kernel(kernel: Any, packets: Any, *, first: int = 3, times: Any = None) 
 
 def contents(state: Any) -> Any:
     """Everything that a reader sees of a state object, in no order that depends on its past."""
-    extra = [getattr(state, name, None) for name in ("full", "allowed", "refused")]
-    return {repr(key): value for key, value in state.items()}, len(state), extra
+    extra = [getattr(state, name, None) for name in ("full", "busy", "allowed", "refused")]
+    return (
+        {repr(key): value for key, value in state.items()},
+        len(state) if hasattr(state, "__len__") else 0,
+        extra,
+    )
 
 
 def assert_same_in_both_worlds(function: Any, packets: Any, *states: Any, times: Any = None) -> Outcome:

@@ -29,10 +29,11 @@ from raceway.compile.lowering_addresses import (
     build,
     constant,
 )
-from raceway.compile.state import hash_table, prefix_table, token_bucket, words
+from raceway.compile.state import chains, hash_table, prefix_table, random, token_bucket, words
 from raceway.compile.state.counters import Counters
 from raceway.compile.state.hash_table import HashTable, Table
 from raceway.compile.state.prefix_table import PrefixTable
+from raceway.compile.state.random import Random
 from raceway.compile.state.token_bucket import TokenBucket
 from raceway.compile.state.words import State
 
@@ -65,7 +66,7 @@ def _place(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> An
     index = primitives.emit(builder, "offset", index)
     with builder.if_then(primitives.emit(builder, "beyond", index, table.count), likely=False):
         twins.fail(builder, twins.OUT_OF_BOUNDS)
-    return builder.gep(table.start, [index])
+    return builder.gep(table.start, [primitives.emit(builder, "within", index)])
 
 
 @infer_global(operator.getitem)
@@ -102,16 +103,29 @@ def _set(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
-@intrinsic
-def _publish(typing: Any, memory: Any, index: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        primitives.emit(builder, "publish", _place(context, builder, sig.args[0], args[0], args[1]), args[2])
-        return context.get_dummy_value()
+def _atomic(name: str, result: Any, operands: int) -> Any:
+    """Make the compiled equal of a function of `words`, from the primitive of that name."""
 
-    return types.none(memory, types.int64, types.int64), generate
+    def typed(memory: Any, index: Any, values: Any) -> Any:
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            place = _place(context, builder, sig.args[0], args[0], args[1])
+            found = primitives.emit(builder, name, place, *args[2:])
+            return context.get_dummy_value() if result is types.none else found
+
+        return result(memory, types.int64, *[types.int64] * len(values)), generate
+
+    if operands == 0:
+        return intrinsic(lambda typing, memory, index: typed(memory, index, ()))
+    if operands == 1:
+        return intrinsic(lambda typing, memory, index, value: typed(memory, index, (value,)))
+    return intrinsic(lambda typing, memory, index, expected, value: typed(memory, index, (expected, value)))
 
 
-twins.REPLACED[words.publish] = _publish
+twins.REPLACED[words.publish] = _atomic("publish", types.none, 1)
+twins.REPLACED[words.observe] = _atomic("observe", types.int64, 0)
+twins.REPLACED[words.count] = _atomic("add", types.int64, 1)
+twins.REPLACED[words.exchange] = _atomic("exchange", types.int64, 1)
+twins.REPLACED[words.compare_exchange] = _atomic("compare_exchange", types.boolean, 2)
 
 
 class StateType(types.Type):
@@ -248,6 +262,8 @@ _METHODS: dict[tuple[type[State], str], tuple[Any, int, int]] = {
     (TokenBucket, "allow"): (types.boolean, 1, 3),
     (PrefixTable, "lookup"): (types.int64, 1, 2),
     (Counters, "add"): (types.int64, 1, 2),
+    (Random, "getrandbits"): (types.int64, 1, 1),
+    (Random, "randrange"): (types.int64, 1, 1),
 }
 
 
@@ -256,6 +272,7 @@ _WANTED: dict[type[State], str] = {
     TokenBucket: "it takes the packet, a key of at most {} words, and a number of tokens",
     PrefixTable: "it takes an IPv4 or IPv6 address, and a number for where there is no prefix",
     Counters: "it takes an index or a name, and a number",
+    Random: "it takes one number",
 }
 
 
@@ -347,12 +364,24 @@ def _counter(context: Any, builder: Any, kind: StateType, index: Any) -> Any:
     index = primitives.emit(builder, "offset", index)
     with builder.if_then(builder.icmp_unsigned(">=", index, constant(counters.size)), likely=False):
         twins.fail(builder, twins.OUT_OF_BOUNDS)
-    return builder.gep(state_address(context, builder, kind), [index])
+    return builder.gep(state_address(context, builder, kind), [primitives.emit(builder, "within", index)])
 
 
 def _lower_counter_add(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     place = _counter(context, builder, sig.args[0], _integer(context, builder, sig, args, 1, 0))
     return primitives.emit(builder, "add", place, _integer(context, builder, sig, args, 2, 1))
+
+
+def _lower_random(function: Any, largest: int) -> Any:
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        asked = _integer(context, builder, sig, args, 1, 0)
+        less = builder.sub(asked, constant(1))
+        with builder.if_then(builder.icmp_unsigned(">=", less, constant(largest)), likely=False):
+            # ValueError: a number of bits, or a stop, that there is not.
+            twins.fail(builder, twins.OTHER)
+        return _run(context, builder, function, [_state_words(context, builder, sig.args[0]), asked])
+
+    return lower
 
 
 @lower_builtin(operator.getitem, StateType, types.int64)
@@ -389,6 +418,8 @@ _LOWERINGS: dict[tuple[type[State], str], Any] = {
     (TokenBucket, "allow"): _lower_allow,
     (PrefixTable, "lookup"): _lower_lookup,
     (Counters, "add"): _lower_counter_add,
+    (Random, "getrandbits"): _lower_random(random.getrandbits, random.MOST_BITS),
+    (Random, "randrange"): _lower_random(random.randrange, random.LARGEST_STOP),
 }
 TEMPLATES = {pair: _template(*pair) for pair in _METHODS}
 """What can be called on a state object in compiled code, by its class and the name."""
@@ -416,5 +447,5 @@ class _Length(AbstractTemplate):
 def _length(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     state = sig.args[0].state
     if isinstance(state, HashTable):
-        return builder.load(state_address(context, builder, sig.args[0]))
+        return builder.load(builder.gep(state_address(context, builder, sig.args[0]), [constant(chains.COUNT)]))
     return constant(len(state))

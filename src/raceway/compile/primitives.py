@@ -9,9 +9,13 @@ leaves to a call of one of these, declared in the part and defined, always inlin
     ptr raceway_place(data, offset, size)          where bytes at an offset that is not far are
     i1  raceway_over(data, end, offset, size, place)    do they end behind the packet's end?
     i1  raceway_beyond(index, count)               is an index outside some words of state?
+    i64 raceway_within(index)                      the same index, where it is known to be inside
     ptr raceway_state_N()                          where the words of state object N are
         raceway_publish(place, value)              store a word after everything that was stored before
+    i64 raceway_observe(place)                     load a word between what is loaded before and after
     i64 raceway_add(place, value)                  add to a word that others may be adding to; the sum
+    i64 raceway_exchange(place, value)             store a word; what was there
+    i1  raceway_compare_exchange(place, expected, value)    store a word if what is there is as expected; was it?
 
 Here the calls, and machine code's definitions; eBPF's are in `bpf.definitions`. Only imported to compile.
 """
@@ -36,8 +40,12 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "place": (_i8.as_pointer(), [_i8.as_pointer(), _i64, _i64]),
     "over": (_i1, [_i8.as_pointer(), _i8.as_pointer(), _i64, _i64, _i8.as_pointer()]),
     "beyond": (_i1, [_i64, _i64]),
+    "within": (_i64, [_i64]),
     "publish": (_void, [_words, _i64]),
+    "observe": (_i64, [_words]),
     "add": (_i64, [_words, _i64]),
+    "exchange": (_i64, [_words, _i64]),
+    "compare_exchange": (_i1, [_words, _i64, _i64]),
 }
 _STATE = re.compile(r"@\"?raceway_state_(\d+)\"?\(")
 
@@ -60,8 +68,9 @@ def emit(builder: Any, name: str, *arguments: Any) -> Any:
 
 
 def emit_state(builder: Any, state: State) -> Any:
-    """Emit the pointer to a state object's words."""
+    """Emit the pointer to a state object's words, which this code may write from now on."""
     states[state.serial] = state
+    state.joined()
     return _call(builder, f"state_{state.serial}", _words, [], [])
 
 
@@ -101,14 +110,31 @@ define i1 @raceway_over(ptr %data, ptr %end, i64 %offset, i64 %size, ptr %place)
 define i1 @raceway_beyond(i64 %index, i64 %count) alwaysinline {
   ret i1 false
 }
+define i64 @raceway_within(i64 %index) alwaysinline {
+  ret i64 %index
+}
 define void @raceway_publish(ptr %place, i64 %value) alwaysinline {
   store atomic i64 %value, ptr %place release, align 8
   ret void
+}
+define i64 @raceway_observe(ptr %place) alwaysinline {
+  fence acquire
+  %value = load atomic i64, ptr %place acquire, align 8
+  ret i64 %value
 }
 define i64 @raceway_add(ptr %place, i64 %value) alwaysinline {
   %old = atomicrmw add ptr %place, i64 %value monotonic
   %sum = add i64 %old, %value
   ret i64 %sum
+}
+define i64 @raceway_exchange(ptr %place, i64 %value) alwaysinline {
+  %old = atomicrmw xchg ptr %place, i64 %value acq_rel
+  ret i64 %old
+}
+define i1 @raceway_compare_exchange(ptr %place, i64 %expected, i64 %value) alwaysinline {
+  %pair = cmpxchg ptr %place, i64 %expected, i64 %value acq_rel acquire
+  %done = extractvalue { i64, i1 } %pair, 1
+  ret i1 %done
 }
 """
 _NATIVE_STATE = """

@@ -42,6 +42,13 @@ target triple = "{TRIPLE}"
 # nothing to the packet's end. Empty assembly in codegen, and without effects, so that the same is done once.
 _BARRIER = 'call i64 asm "", "=r,0"(i64 {VALUE}) nounwind willreturn memory(none)'
 
+# The same, where LLVM shall leave it: it would add an index to an address before a loop, and ask in the loop.
+_STAYS = 'call i64 asm sideeffect "", "=r,0"(i64 {VALUE}) nounwind memory(inaccessiblemem: readwrite)'
+
+# LLVM moves no load or store across this. The processor does not move loads across loads and stores across stores
+# either: raceway's eBPF runs on x86-64 (Intel SDM, volume 3, 10.2.2), and the kernel's compiler keeps its order.
+_FENCE = 'call void asm sideeffect "", "~{memory}"()'
+
 _PRIMITIVES = f"""
 define i64 @raceway_length(ptr %data, ptr %end) alwaysinline {{
   %end_number = ptrtoint ptr %end to i64
@@ -74,14 +81,35 @@ define i1 @raceway_beyond(i64 %index, i64 %count) alwaysinline {{
   %beyond = icmp uge i64 %index, %count
   ret i1 %beyond
 }}
+define i64 @raceway_within(i64 %index) alwaysinline {{
+  %same = {_STAYS.replace("{VALUE}", "%index")}
+  ret i64 %same
+}}
 define void @raceway_publish(ptr %place, i64 %value) alwaysinline {{
-  %old = atomicrmw xchg ptr %place, i64 %value seq_cst
+  {_FENCE}
+  store volatile i64 %value, ptr %place
+  {_FENCE}
   ret void
+}}
+define i64 @raceway_observe(ptr %place) alwaysinline {{
+  {_FENCE}
+  %value = load volatile i64, ptr %place
+  {_FENCE}
+  ret i64 %value
 }}
 define i64 @raceway_add(ptr %place, i64 %value) alwaysinline {{
   %old = atomicrmw add ptr %place, i64 %value seq_cst
   %sum = add i64 %old, %value
   ret i64 %sum
+}}
+define i64 @raceway_exchange(ptr %place, i64 %value) alwaysinline {{
+  %old = atomicrmw xchg ptr %place, i64 %value seq_cst
+  ret i64 %old
+}}
+define i1 @raceway_compare_exchange(ptr %place, i64 %expected, i64 %value) alwaysinline {{
+  %pair = cmpxchg ptr %place, i64 %expected, i64 %value seq_cst seq_cst
+  %done = extractvalue {{ i64, i1 }} %pair, 1
+  ret i1 %done
 }}
 """
 

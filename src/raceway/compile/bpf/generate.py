@@ -31,6 +31,7 @@ _PROCESSOR = "v4"
 _TARGET = re.compile(r"^target (triple|datalayout) = .*$", re.M)
 _WISH = re.compile(r"(?<= )(noinline|inlinehint|alwaysinline)(?=\s)")
 _CONSTANT_OFFSET = re.compile(r"^ *(%\S+) = (?:tail )?call i64 @raceway_offset\(i64 (-?\d+)\).*\n", re.M)
+_CONSTANT_INDEX = re.compile(r"^ *(%\S+) = (?:tail )?call i64 @raceway_within\(i64 (-?\d+)\).*\n", re.M)
 _CONSTANT_PLACE = re.compile(r"(?:tail )?call ptr @raceway_place\((ptr [^,()]+), i64 (-?\d+), i64 \d+\)")
 _ARGUMENTS = 5
 _USERS = re.compile(r"^define .*packet_function", re.M)
@@ -43,6 +44,7 @@ _UNALIGNED = re.compile(r"^( *(?:%\S+ = load|store) .*), align 1(?=$|,)", re.M)
 _PURE = re.compile(
     r"^declare (.*@\"?raceway_(?:given_\w+|length|offset|far|place|over|beyond|state_\d+)\"?\(.*\)).*$", re.M
 )
+_STAYS = re.compile(r"^declare (.*@\"?raceway_within\"?\(.*\)).*$", re.M)
 _byte_pointer = ir.IntType(8).as_pointer()
 
 
@@ -138,11 +140,12 @@ def _check(function: PacketFunction, module: Any) -> None:
 
 
 def _constant_offsets(text: str) -> str:
-    """Offsets that have turned out to be constants stay those: the verifier and LLVM both know them."""
+    """Offsets and indexes that have turned out to be constants stay those: the verifier and LLVM both know them."""
     pieces = []
     for function in re.split(r"(?<=^})$", text, flags=re.M):
-        for name, number in _CONSTANT_OFFSET.findall(function):
-            function = re.sub(re.escape(name) + r"(?![\w.$-])", number, _line_of(name).sub("", function))
+        for pattern in (_CONSTANT_OFFSET, _CONSTANT_INDEX):
+            for name, number in pattern.findall(function):
+                function = re.sub(re.escape(name) + r"(?![\w.$-])", number, _line_of(name).sub("", function))
         pieces.append(_CONSTANT_PLACE.sub(r"getelementptr i8, \1, i64 \2", function))
     return "".join(pieces)
 
@@ -171,6 +174,7 @@ def _module(text: str) -> Any:
     text = _UNALIGNED.sub(r"\1", text)
     # llvmlite has no word for functions without effects, which LLVM drops, and calls once instead of twice.
     text = _PURE.sub(r"declare \1 nounwind willreturn memory(none)", text)
+    text = _STAYS.sub(r"declare \1 nounwind willreturn memory(inaccessiblemem: readwrite)", text)
     return binding.parse_assembly(
         f'target datalayout = "{definitions.LAYOUT}"\ntarget triple = "{definitions.TRIPLE}"\n{text}'
     )

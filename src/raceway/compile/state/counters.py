@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from raceway.compile.addresses import signed64
-from raceway.compile.state.words import State, whole_number
+from raceway.compile.state.calls import count_call
+from raceway.compile.state.words import State, count, whole_number
 
 
 class Counters(State):
@@ -15,6 +16,7 @@ class Counters(State):
     `Counters(16)` has indexes 0 to 15, `Counters("web", "dns")` has names (and indexes in their order). In a packet
     function: `COUNT.add("web")`, `COUNT.add(2, amount)`, `COUNT["web"] += 1`, `COUNT[i]`; an index outside is
     Python's IndexError, and the verdict ABORTED. In Python it reads like a list and, with names, like a dict.
+    `add` loses nothing, whoever else adds at the same time; in plain Python, `+= 1` is a reading and a writing.
     """
 
     def __init__(self, first: int | str | list[str] | tuple[str, ...], *more: str) -> None:
@@ -49,10 +51,11 @@ class Counters(State):
 
     def add(self, which: int | str, amount: int = 1) -> int:
         """Add to a counter; return the sum."""
-        at = self.index(which)
-        value = signed64(self.memory[at] + int(amount))
-        self.memory[at] = value
-        return value
+        at, amount = self.index(which), signed64(int(amount))
+        with self.writing:
+            if self.alone:
+                return count(self.memory, at, amount)
+        return count_call(self, at, amount)
 
     def __getitem__(self, which: int | str) -> int:
         return self.memory[self.index(which)]

@@ -5,26 +5,42 @@ A node is eight words; node 0 is "nothing", nodes 1 and 2 are the roots of IPv4 
     | address high | low | length | has value | value | child 0 | child 1 | - |
 
 An IPv4 address stands in the upper half of `high`. Looking up walks from the root, as far as prefixes match,
-and remembers the last value. Adding and removing are Python's; they store a node whole before they link it, so a loop
-that looks up meanwhile sees the table before or after.
+and remembers the last value. Adding and removing are Python's; they store a node whole before they link it, and take it
+out by one store, so whoever looks up meanwhile, on any processor, sees the table before or after. A node that was taken
+out stays as it was until it is used again, which is told first (`REUSES`, a word of node 0): who may have stood on it
+looks again.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from raceway.compile.addresses import Address, IPv4Address, IPv6Address, Prefix, prefix, signed64
-from raceway.compile.state.words import State, whole_number
+from raceway.compile.state.words import State, observe, publish, whole_number
 
 NODE = 8
 HIGH, LOW, LENGTH, HAS_VALUE, VALUE, CHILD = 0, 1, 2, 3, 4, 5
 ROOT_4, ROOT_6 = 1, 2
+REUSES = 0
 _DEEPEST = 129
+_LOOKS = 64
 
 
 def lookup(table: memoryview[int], root: int, high: int, low: int, default: int) -> int:
     """Return the value of the longest prefix that the address begins with, or the default."""
+    found = default
+    for _ in range(_LOOKS):
+        before = observe(table, REUSES)
+        found = walk(table, root, high, low, default)
+        if observe(table, REUSES) == before:
+            return found
+    return found
+
+
+def walk(table: memoryview[int], root: int, high: int, low: int, default: int) -> int:
+    """Return the same, if no node was used again meanwhile."""
     best = default
     node = root
     for _ in range(_DEEPEST):
@@ -35,7 +51,8 @@ def lookup(table: memoryview[int], root: int, high: int, low: int, default: int)
                 return best
         elif length > 0 and (high ^ table[at + HIGH]) >> (64 - length):
             return best
-        if table[at + HAS_VALUE]:
+        # A value is stored before it is said that there is one.
+        if observe(table, at + HAS_VALUE):
             best = table[at + VALUE]
         if length >= 128:
             return best
@@ -50,7 +67,8 @@ class PrefixTable(State):
     """At most `capacity` prefixes of IPv4 and IPv6 with a signed 64-bit number each.
 
     In a packet function: `ROUTES.lookup(ip.destination, default)`. In Python: `add`, `remove`, `load` for many, and
-    `table["10.0.0.0/8"] = 3`, which sets; reading with [] wants exactly that prefix, `lookup` the longest one.
+    `table["10.0.0.0/8"] = 3`, which sets; reading with [] wants exactly that prefix, `lookup` the longest one. A
+    lookup gives the answer from before or from after whatever Python changes meanwhile.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -59,7 +77,7 @@ class PrefixTable(State):
         self._nodes = 2 * self.capacity + 3
         super().__init__(self._nodes * NODE)
         self._next = 3
-        self._free: list[int] = []
+        self._free: deque[int] = deque()
         self._count = 0
         self.full = 0
 
@@ -89,9 +107,12 @@ class PrefixTable(State):
         return (self.memory[at + HIGH] & mask) << 64 | self.memory[at + LOW] & mask
 
     def _make(self, bits: int, length: int) -> int:
-        node = self._free.pop() if self._free else self._next
-        if node == self._next:
+        if self._next < self._nodes:
+            node = self._next
             self._next += 1
+        else:
+            node = self._free.popleft()
+            publish(self.memory, REUSES, signed64(self.memory[REUSES] + 1))
         at = node * NODE
         self.words[at : at + NODE] = 0
         self.memory[at + HIGH] = signed64(bits >> 64)
@@ -119,17 +140,19 @@ class PrefixTable(State):
     def add(self, which: Any, value: int) -> bool:
         """Set a prefix's value; False, and counted in `full`, if it is new and the table full."""
         root, bits, length = self._read(which)
+        with self.writing:
+            return self._add(root, bits, length, signed64(int(value)))
+
+    def _add(self, root: int, bits: int, length: int, value: int) -> bool:
         path = self._path(root, bits, length)
-        parent = path[-1]
-        at = parent * NODE
-        value = signed64(int(value))
+        at = path[-1] * NODE
         if self.memory[at + LENGTH] == length:
             if not self.memory[at + HAS_VALUE]:
                 if self._refuse():
                     return False
                 self._count += 1
             self.memory[at + VALUE] = value
-            self.memory[at + HAS_VALUE] = 1
+            publish(self.memory, at + HAS_VALUE, 1)
             return True
         if self._refuse():
             return False
@@ -140,7 +163,7 @@ class PrefixTable(State):
         below = self.memory[link]
         if below:
             made = self._above(below, made, bits, length)
-        self.memory[link] = made
+        publish(self.memory, link, made)
         self._count += 1
         return True
 
@@ -166,13 +189,14 @@ class PrefixTable(State):
     def remove(self, which: Any) -> bool:
         """Remove exactly this prefix; False if it was not there."""
         root, bits, length = self._read(which)
-        path = self._path(root, bits, length)
-        at = path[-1] * NODE
-        if self.memory[at + LENGTH] != length or not self.memory[at + HAS_VALUE]:
-            return False
-        self.memory[at + HAS_VALUE] = 0
-        self._count -= 1
-        self._unlink(path)
+        with self.writing:
+            path = self._path(root, bits, length)
+            at = path[-1] * NODE
+            if self.memory[at + LENGTH] != length or not self.memory[at + HAS_VALUE]:
+                return False
+            self.memory[at + HAS_VALUE] = 0
+            self._count -= 1
+            self._unlink(path)
         return True
 
     def _unlink(self, path: list[int]) -> None:
@@ -184,7 +208,7 @@ class PrefixTable(State):
             if self.memory[at + HAS_VALUE] or (left and right):
                 return
             above = path[-1] * NODE + CHILD
-            self.memory[above + (self.memory[above + 1] == node)] = left or right
+            publish(self.memory, above + (self.memory[above + 1] == node), left or right)
             self._free.append(node)
             if left or right:
                 return

@@ -9,22 +9,37 @@ from __future__ import annotations
 from typing import Any
 
 from raceway.compile.addresses import signed64
-from raceway.compile.state.hash_table import (
+from raceway.compile.state.calls import ALLOW, table_call
+from raceway.compile.state.chains import (
     ALLOWED,
+    CAPACITY,
+    HAND,
     HEADER,
     KEY,
+    LOCK,
     REFUSED,
+    TAG,
     VALUE,
     VALUE_2,
-    Table,
+    bucket_of,
     find,
     insert,
-    remove,
+    lock,
+    refused,
+    unlink,
 )
-from raceway.compile.state.words import whole_number
+from raceway.compile.state.hash_table import Table
+from raceway.compile.state.words import (
+    compare_exchange,
+    count,
+    observe,
+    publish,
+    whole_number,
+    words_of_tag,
+)
 
 SECOND = 1_000_000_000
-_RECLAIM = 8
+_RECLAIM = 16
 
 
 def refilled(tokens: int, elapsed: int, rate: int, burst: int) -> int:
@@ -37,17 +52,31 @@ def refilled(tokens: int, elapsed: int, rate: int, burst: int) -> int:
     return min(full, tokens + elapsed * rate)
 
 
-def reclaim(table: memoryview[int], mask: int, entry: int, at: int, now: int, rate: int, burst: int) -> bool:
-    """Make room in a full table: drop a bucket near this index that has filled up again, for it equals a new one."""
-    slot = (at - HEADER) // entry
-    for _ in range(_RECLAIM):
-        slot = (slot + 1) & mask
-        other = HEADER + slot * entry
-        if table[other] != 0:
-            elapsed = signed64(now - table[other + VALUE_2])
-            if refilled(table[other + VALUE], elapsed, rate, burst) == burst * SECOND:
-                remove(table, mask, entry, other)
-                return True
+def spare(table: memoryview[int], at: int, now: int, rate: int, burst: int) -> bool:
+    """Tell whether the bucket at an index has filled up again, for then it equals a new one."""
+    elapsed = signed64(now - table[at + VALUE_2])
+    return refilled(table[at + VALUE], elapsed, rate, burst) == burst * SECOND
+
+
+def reclaim(table: memoryview[int], mask: int, entry: int, now: int, rate: int, burst: int) -> bool:
+    """Make room in a full table: drop a bucket that has filled up again, of the few that the hand comes to.
+
+    Whoever calls this holds no lock, and a bucket whose lock is held is passed over.
+    """
+    hand = count(table, HAND, _RECLAIM)
+    for step in range(_RECLAIM):
+        node = (hand + step) & mask
+        if node < table[CAPACITY]:
+            at = HEADER + mask + 1 + node * entry
+            tag = observe(table, at + TAG)
+            if tag != 0 and spare(table, at, now, rate, burst):
+                bucket = bucket_of(table, mask, table, at + KEY, words_of_tag(tag), tag)
+                word = observe(table, bucket)
+                if word & LOCK == 0 and compare_exchange(table, bucket, word, word | LOCK):
+                    if not spare(table, at, now, rate, burst):
+                        publish(table, bucket, word)
+                    elif unlink(table, mask, entry, bucket, word, at):
+                        return True
     return False
 
 
@@ -56,26 +85,37 @@ def allow(
     now: int, rate: int, burst: int, cost: int,
 ) -> bool:  # fmt: skip
     """Take `cost` tokens out of the key's bucket, if they are there."""
-    at = find(table, mask, entry, key, words, tag)
-    if at <= 0:
-        if table[0] >= table[5] and reclaim(table, mask, entry, -at, now, rate, burst):
-            at = find(table, mask, entry, key, words, tag)
-        if not insert(table, -at, key, words, tag, kind, burst * SECOND, now):
-            table[REFUSED] = table[REFUSED] + 1
-            return False
-        at = -at
-    elapsed = signed64(now - table[at + VALUE_2])
-    tokens = refilled(table[at + VALUE], elapsed, rate, burst)
-    if elapsed > 0:
-        table[at + VALUE_2] = now
-    allowed = 0 <= cost <= burst and cost * SECOND <= tokens
-    if allowed:
-        tokens -= cost * SECOND
-        table[ALLOWED] = table[ALLOWED] + 1
-    else:
-        table[REFUSED] = table[REFUSED] + 1
-    table[at + VALUE] = tokens
-    return allowed
+    bucket = bucket_of(table, mask, key, 0, words, tag)
+    for attempt in range(2):
+        word = lock(table, bucket)
+        if word < 0:
+            break
+        at = find(table, mask, entry, word, key, words, tag)
+        tokens = burst * SECOND
+        then = now
+        if at > 0:
+            then = table[at + VALUE_2]
+            tokens = refilled(table[at + VALUE], signed64(now - then), rate, burst)
+            if signed64(now - then) > 0:
+                then = now
+        allowed = 0 <= cost <= burst and cost * SECOND <= tokens
+        if allowed:
+            tokens -= cost * SECOND
+        found = 1
+        if at > 0:
+            table[at + VALUE] = tokens
+            table[at + VALUE_2] = then
+            publish(table, bucket, word)
+        else:
+            found = insert(table, mask, entry, bucket, word, key, words, tag, kind, tokens, then)
+        if found > 0:
+            count(table, ALLOWED if allowed else REFUSED, 1)
+            return allowed
+        if attempt == 1 or found < 0 or not reclaim(table, mask, entry, now, rate, burst):
+            refused(table, found)
+            break
+    count(table, REFUSED, 1)
+    return False
 
 
 class TokenBucket(Table):
@@ -83,7 +123,9 @@ class TokenBucket(Table):
 
     `allow(packet)` takes a token from the one bucket, `allow(packet, key)` from the key's, `allow(packet, key, cost)`
     takes several (0 as key for the one bucket). A bucket starts full. A new key in a full table gets the place of
-    a bucket that has filled up again; if there is none at hand it is refused, and counted in `full` too.
+    a bucket that has filled up again; if there is none at hand it is refused, and counted in `full` too. Any number of
+    processors, the kernel and Python may ask at once; one that does not get at a bucket for some microseconds is
+    refused, and counted in `busy` too.
     """
 
     def __init__(
@@ -95,11 +137,15 @@ class TokenBucket(Table):
 
     def allow(self, packet: Any, key: Any = 0, cost: int = 1) -> bool:
         """Take tokens at the packet's time; False if there are too few."""
-        words, count, tag, kind = self._key(key)
-        return allow(
-            self.memory, self.mask, self.entry, words, count, tag, kind,
-            packet.time, self.rate, self.burst, signed64(int(cost)),
-        )  # fmt: skip
+        words, size, tag, kind = self._key(key)
+        cost = signed64(int(cost))
+        with self.writing:
+            if self.alone:
+                return allow(
+                    self.memory, self.mask, self.entry, words, size, tag, kind,
+                    packet.time, self.rate, self.burst, cost,
+                )  # fmt: skip
+        return table_call(self, ALLOW, words, tag, kind, cost, packet.time, self.rate, self.burst) != 0
 
     @property
     def allowed(self) -> int:
@@ -121,4 +167,4 @@ class TokenBucket(Table):
         )
 
 
-__all__ = ["KEY", "TokenBucket"]
+__all__ = ["TokenBucket"]

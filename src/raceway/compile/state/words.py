@@ -3,12 +3,16 @@
 A key is what a packet function has at hand: a number, an address, a five-tuple, or a tuple of those. In a table it is
 its words and a `tag` that says what they are, in base 4: 1 for one word (a number, an IPv4 or MAC address), 2 for an
 IPv6 address (two words), 3 for a five-tuple (five). So an IPv6 address never equals a pair of numbers.
+
+Words that several processors write at once are touched by the five functions below only: plain Python here, atomic
+instructions where what calls them is compiled (`compile.primitives`).
 """
 
 from __future__ import annotations
 
 import itertools
 import mmap
+import threading
 from typing import Any
 
 import numpy as np
@@ -30,7 +34,8 @@ KIND_NUMBER, KIND_IPV4, KIND_MAC = 1, 2, 4
 class State:
     """Base of the state objects: `words`, an int64 array on pages of its own, holds everything.
 
-    kernel_map: what holds the words once a program in the kernel uses them (`kernel.functions.sharing`).
+    kernel_map: what holds the words once a program in the kernel uses them (`kernel.functions.sharing`). alone: whether
+    Python's interpreter is the only one that can write them; `writing` is held while it does, in plain Python.
     """
 
     def __init__(self, count: int) -> None:
@@ -39,17 +44,48 @@ class State:
         self.kernel_map: Any = None
         # Indexing a memoryview costs a third of indexing an array, and gives Python ints.
         self.memory: memoryview[int] = memoryview(self.words)  # type: ignore[arg-type,unused-ignore]
+        # Where the words are, for compiled code; they stay there while this object lives.
+        self.address = int(self.words.ctypes.data)
         self.serial = next(_serial)
+        self.alone = True
+        self.writing = threading.RLock()
 
-    @property
-    def address(self) -> int:
-        """Where the words are, for compiled code; they stay there while this object lives."""
-        return int(self.words.ctypes.data)
+    def joined(self) -> None:
+        """Note that compiled code may write from now on: what Python writes must be atomic (`state.calls`)."""
+        with self.writing:
+            self.alone = False
 
 
 def publish(memory: memoryview[int], index: int, value: int) -> None:
     """Store a word after everything that was stored before: a reader that sees it sees that."""
     memory[index] = value
+
+
+def observe(memory: memoryview[int], index: int) -> int:
+    """Load a word after everything that was loaded before, and before everything that is loaded later."""
+    return memory[index]
+
+
+def count(memory: memoryview[int], index: int, amount: int) -> int:
+    """Add to a word that others may be adding to; return the sum."""
+    value = signed64(memory[index] + amount)
+    memory[index] = value
+    return value
+
+
+def exchange(memory: memoryview[int], index: int, value: int) -> int:
+    """Store a word; return what was there."""
+    old = memory[index]
+    memory[index] = value
+    return old
+
+
+def compare_exchange(memory: memoryview[int], index: int, expected: int, value: int) -> bool:
+    """Store a word if what is there is as expected; tell whether it was."""
+    if memory[index] != expected:
+        return False
+    memory[index] = value
+    return True
 
 
 def whole_number(value: Any, what: str, least: int, most: int) -> int:
