@@ -14,6 +14,8 @@ from raceway.compile.state.counters import Counters
 from raceway.compile.state.hash_table import HashTable
 from raceway.compile.state.prefix_table import PrefixTable
 from raceway.compile.state.token_bucket import TokenBucket
+from raceway.memory.jit import INTERPRETED
+from table_audit import audit
 
 keys = st.one_of(
     st.integers(-5, 40),
@@ -33,9 +35,15 @@ def as_dict_key(key):
 
 
 @settings(max_examples=150, deadline=None)
-@given(operations=operations, capacity=st.integers(1, 40), seed=st.integers(0, 1 << 62))
-def test_hash_table_is_a_dict_of_fixed_capacity(operations, capacity, seed):
+@given(
+    operations=operations, capacity=st.integers(1, 40), seed=st.integers(0, 1 << 62),
+    joined=st.just(False) if INTERPRETED else st.booleans(),
+)  # fmt: skip
+def test_hash_table_is_a_dict_of_fixed_capacity(operations, capacity, seed, joined):
+    """joined: as if compiled code wrote it too, so that Python's methods are machine code."""
     table, model, full = HashTable(capacity, seed=seed), {}, 0
+    if joined:
+        table.joined()
     for name, asked, value in operations:
         key = as_dict_key(asked)
         fits = key in model or len(model) < capacity
@@ -56,6 +64,11 @@ def test_hash_table_is_a_dict_of_fixed_capacity(operations, capacity, seed):
         assert len(table) == len(model)
         assert table.full == full
     assert {as_dict_key(key): value for key, value in table.items()} == model
+    assert table.busy == 0
+    audit(table)
+    table.clear()
+    audit(table)
+    assert len(table) == len(table.items()) == table.full == 0
 
 
 def test_hash_table_reads_like_a_dict():
@@ -138,6 +151,11 @@ def test_counters_by_name_and_index():
         counters.add("ssh")
     counters[0] = (1 << 63) - 1
     assert counters.add(0) == -(1 << 63), "counters wrap around at 64 bits"
+    if not INTERPRETED:
+        counters.joined()
+        assert counters.add("web", -5) == (1 << 63) - 5
+        with pytest.raises(IndexError):
+            counters.add(2)
 
 
 def _network(version, number, length):
@@ -231,9 +249,12 @@ class At:
 @given(
     rate=st.integers(1, 10**7), burst=st.integers(1, 1000),
     gaps=st.lists(st.tuples(st.integers(0, 3 * 10**9), st.integers(0, 5)), max_size=60),
+    joined=st.just(False) if INTERPRETED else st.booleans(),
 )  # fmt: skip
-def test_token_bucket_is_exact(rate, burst, gaps):
+def test_token_bucket_is_exact(rate, burst, gaps, joined):
     bucket = TokenBucket(rate, burst)
+    if joined:
+        bucket.joined()
     now, tokens = 10**18, burst * 10**9
     for gap, cost in gaps:
         now += gap
@@ -251,8 +272,11 @@ def test_time_that_goes_back_gives_nothing():
     assert bucket.allow(At(10**18 + 10**6))
 
 
-def test_full_bucket_table_reuses_what_has_filled_up():
+@pytest.mark.parametrize("joined", [False] if INTERPRETED else [False, True])
+def test_full_bucket_table_reuses_what_has_filled_up(joined):
     bucket = TokenBucket(1000, 1, 2)
+    if joined:
+        bucket.joined()
     assert bucket.allow(At(0), 1)
     assert bucket.allow(At(0), 2)
     assert not bucket.allow(At(0), 3)
@@ -260,6 +284,8 @@ def test_full_bucket_table_reuses_what_has_filled_up():
     assert len(bucket) == 2
     assert bucket.allow(At(10**9), 4)
     assert len(bucket) == 2
+    assert bucket.full == 1
+    audit(bucket)
 
 
 def test_signed64_is_what_64_bits_hold():

@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import types as numba_types
 from numba.extending import intrinsic
 
-from raceway.compile import lowering_state, primitives, twins
+from raceway.compile import lowering_state, native_helpers, primitives, twins
 from raceway.compile.lowering_addresses import WORDS
 from raceway.compile.pipeline import PartLibrary
 from raceway.compile.state.calls import (
@@ -40,7 +40,8 @@ from raceway.memory.jit import entry
 types: Any = numba_types  # numba fills this module in as it starts
 _words = ir.IntType(64).as_pointer()
 
-__all__ = ["lowering_state", "state_call"]
+# Both say what compiled code has instead of the functions that are called below.
+__all__ = ["lowering_state", "native_helpers", "state_call"]
 
 
 def perform(call: memoryview[int], table: memoryview[int], key: memoryview[int]) -> int:

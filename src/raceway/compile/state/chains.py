@@ -3,7 +3,7 @@
     | header, 16 words | buckets, a power of two | nodes, exactly `capacity` of them |
 
     bucket  | version | lock | first node |          a node's number: 1 and up, 0 for none
-    node    | next | tag | value | value 2 | key ... |      tag 0: the node is free
+    node    | next | tag | value | key ... | time |         tag 0: the node is free; a token bucket has the time
 
 Who changes a chain holds its bucket's lock, by compare-and-exchange, for some nanoseconds. Who does not get it within
 `ATTEMPTS` gives up and counts that (`BUSY`): an XDP program that has interrupted the holder on the holder's own
@@ -30,7 +30,7 @@ from raceway.compile.state.words import compare_exchange, count, exchange, obser
 SEED, CAPACITY, KINDS, BUSY = 0, 1, 2, 7
 COUNT, FULL, ALLOWED, REFUSED, HAND, FRESH, FREE, STAMP = range(8, 16)
 HEADER = 16
-NEXT, TAG, VALUE, VALUE_2, KEY = range(5)
+NEXT, TAG, VALUE, KEY = range(4)
 
 INDEX = (1 << 30) - 1
 LOCK = 1 << 30
@@ -128,16 +128,17 @@ def give(table: memoryview[int], at: int, node: int) -> None:
 
 def insert(
     table: memoryview[int], mask: int, entry: int, bucket: int, word: int,
-    key: Any, words: int, tag: int, kind: int, value: int, value_2: int,
+    key: Any, words: int, tag: int, kind: int, value: int, last: int,
 ) -> int:  # fmt: skip
-    """Put a key into a locked bucket, which is unlocked; return what `take` has found."""
+    """Put a key into a locked bucket, which is unlocked; return what `take` has found. last: the node's last word,
+    which is the key's where the table has no room for another."""
     node = take(table, mask, entry)
     if node <= 0:
         publish(table, bucket, word)
         return node
     at = HEADER + mask + 1 + (node - 1) * entry
     table[at + VALUE] = value
-    table[at + VALUE_2] = value_2
+    table[at + entry - 1] = last
     for index in range(words):
         table[at + KEY + index] = key[index]
     publish(table, at + NEXT, raised(table[at + NEXT]) | (word & INDEX))

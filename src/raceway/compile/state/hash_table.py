@@ -125,11 +125,13 @@ def delete(table: memoryview[int], mask: int, entry: int, key: Any, words: int, 
 class Table(State):
     """The Python side that the hash table and the token bucket share."""
 
-    def __init__(self, capacity: int, key_size: int, seed: int | None) -> None:
+    def __init__(self, capacity: int, key_size: int, seed: int | None, more: int = 0) -> None:
         self.capacity = whole_number(capacity, "capacity", 1, _LARGEST)
         self.key_words = whole_number(key_size, "key_words", 1, 32)
-        self.mask = (1 << (self.capacity - 1).bit_length()) - 1
-        self.entry = chains.KEY + self.key_words
+        # At most four keys for five buckets, so that looking for what is not there seldom meets another key.
+        self.mask = (1 << max((self.capacity + self.capacity // 4).bit_length(), 3)) - 1
+        # A node with a five-tuple is one cache line.
+        self.entry = chains.KEY + self.key_words + more
         self._first = chains.HEADER + self.mask + 1
         super().__init__(self._first + self.capacity * self.entry)
         self.memory[chains.CAPACITY] = self.capacity
@@ -185,7 +187,7 @@ class Table(State):
             # A key that moved from one node to another meanwhile could be in both copies.
             if (tag, *words) not in seen:
                 seen.add((tag, *words))
-                yield key_of_words(words, tag, kinds), row[VALUE], row[chains.VALUE_2]
+                yield key_of_words(words, tag, kinds), row[VALUE], row[-1]
 
     def clear(self) -> None:
         """Forget every key, and what was counted. Only while nobody writes."""

@@ -20,7 +20,6 @@ from raceway.compile.state.chains import (
     REFUSED,
     TAG,
     VALUE,
-    VALUE_2,
     bucket_of,
     find,
     insert,
@@ -52,9 +51,9 @@ def refilled(tokens: int, elapsed: int, rate: int, burst: int) -> int:
     return min(full, tokens + elapsed * rate)
 
 
-def spare(table: memoryview[int], at: int, now: int, rate: int, burst: int) -> bool:
+def spare(table: memoryview[int], entry: int, at: int, now: int, rate: int, burst: int) -> bool:
     """Tell whether the bucket at an index has filled up again, for then it equals a new one."""
-    elapsed = signed64(now - table[at + VALUE_2])
+    elapsed = signed64(now - table[at + entry - 1])
     return refilled(table[at + VALUE], elapsed, rate, burst) == burst * SECOND
 
 
@@ -69,11 +68,11 @@ def reclaim(table: memoryview[int], mask: int, entry: int, now: int, rate: int, 
         if node < table[CAPACITY]:
             at = HEADER + mask + 1 + node * entry
             tag = observe(table, at + TAG)
-            if tag != 0 and spare(table, at, now, rate, burst):
+            if tag != 0 and spare(table, entry, at, now, rate, burst):
                 bucket = bucket_of(table, mask, table, at + KEY, words_of_tag(tag), tag)
                 word = observe(table, bucket)
                 if word & LOCK == 0 and compare_exchange(table, bucket, word, word | LOCK):
-                    if not spare(table, at, now, rate, burst):
+                    if not spare(table, entry, at, now, rate, burst):
                         publish(table, bucket, word)
                     elif unlink(table, mask, entry, bucket, word, at):
                         return True
@@ -94,7 +93,7 @@ def allow(
         tokens = burst * SECOND
         then = now
         if at > 0:
-            then = table[at + VALUE_2]
+            then = table[at + entry - 1]
             tokens = refilled(table[at + VALUE], signed64(now - then), rate, burst)
             if signed64(now - then) > 0:
                 then = now
@@ -104,7 +103,7 @@ def allow(
         found = 1
         if at > 0:
             table[at + VALUE] = tokens
-            table[at + VALUE_2] = then
+            table[at + entry - 1] = then
             publish(table, bucket, word)
         else:
             found = insert(table, mask, entry, bucket, word, key, words, tag, kind, tokens, then)
@@ -133,7 +132,7 @@ class TokenBucket(Table):
     ) -> None:
         self.rate = whole_number(rate, "rate (tokens a second)", 1, 1_000_000_000_000)
         self.burst = whole_number(burst, "burst (tokens)", 1, 4_000_000_000)
-        super().__init__(capacity, key_words, seed)
+        super().__init__(capacity, key_words, seed, 1)
 
     def allow(self, packet: Any, key: Any = 0, cost: int = 1) -> bool:
         """Take tokens at the packet's time; False if there are too few."""
