@@ -170,8 +170,14 @@ def run_kernel(kernel: Any, packets: Any, *, first: int = 3, times: Any = None) 
     assert verdicts[count] == 0xEE
     after = []
     for (at, offset), one in zip(places, packets, strict=True):
-        after.append(buffers[at + 1, offset : offset + len(one)].tobytes())
-        before[at + 1, offset : offset + len(one)] = buffers[at + 1, offset : offset + len(one)]
+        slot = slots[at]
+        start, length = int(slot["offset"]), int(slot["length"])
+        assert slot["buffer"] == at + 1
+        assert 0 <= start <= start + length <= longest
+        after.append(buffers[at + 1, start : start + length].tobytes())
+        # What moves its packet's head may use all of the buffer.
+        touched = slice(None) if kernel.moves_head else slice(offset, offset + len(one))
+        before[at + 1, touched] = buffers[at + 1, touched]
     assert np.array_equal(before, buffers), "a kernel wrote outside its packets"
     return Outcome(verdicts[:count].tolist(), after, {name: int(batch[name][0]) for name in REASONS})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from moving_worlds import MOVING
+
 import raceway.compile.addresses as addresses
 from raceway.compile import verdicts
 from raceway.compile.function import packet_function
@@ -300,5 +302,5 @@ def indexes(packet):
 FUNCTIONS = {
     keep_web: (SEEN,), addresses_compare: (SEEN,), loops_and_helpers: (SEEN, SIZES), divides: (), shifts: (),
     raw_stores: (), wild_offsets: (), counts_kinds: (KINDS, SIZES), keeps_tables: (SEEN,), routes: (),
-    limits: (LIMIT, LIMITS), rewrites: (), facts: (SEEN,), bad_verdicts: (), overflows: (), indexes: (SIZES,),
+    limits: (LIMIT, LIMITS), rewrites: (), facts: (SEEN,), bad_verdicts: (), overflows: (), indexes: (SIZES,), **MOVING,
 }  # fmt: skip

@@ -14,11 +14,11 @@ import ast
 import difflib
 from typing import Any, NoReturn
 
-from raceway.compile import headers
+from raceway.compile import head, headers
 from raceway.compile.rewrite import LARGEST, PERMITTED_BUILTINS, SMALLEST
 from raceway.compile.source import Source
 
-PACKET_METHODS = (*headers.LOADS, *headers.STORES, *headers.LITTLE)
+PACKET_METHODS = (*headers.LOADS, *headers.STORES, *headers.LITTLE, *head.METHODS)
 PACKET_ATTRIBUTES = (*headers.HEADERS, *headers.FACTS, *headers.GIVEN, "five_tuple", *PACKET_METHODS)
 FIVE_TUPLE_ATTRIBUTES = ("protocol", "source", "destination", "source_port", "destination_port", "reverse")
 
@@ -285,6 +285,7 @@ class _Checker:
                 wanted = 2 if function.attr.startswith("store") else 1
                 if node.keywords or len(node.args) != wanted:
                     arguments = "offset, value" if wanted == 2 else "offset"
+                    arguments = "size" if function.attr in head.METHODS else arguments
                     self.refuse(
                         node, f"packet.{function.attr} is called as packet.{function.attr}({arguments})"
                     )

@@ -10,7 +10,7 @@ import ctypes
 import itertools
 from typing import TYPE_CHECKING, Any, Protocol
 
-from raceway.compile.packet import Packet
+from raceway.compile.packet import Packet, in_buffer
 from raceway.memory.jit import interpreted_batches
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ _numbers = itertools.count(1)
 class Kernel(Protocol):
     """What a loop needs of a compiled packet function."""
 
+    moves_head: bool
+    """Whether packets may lie elsewhere in their buffers afterwards, and be longer or shorter."""
     address: int
     """To hand to `memory.access.call_batch`: machine code `int64 kernel(int64 batch)`, or a number for it."""
 
@@ -36,6 +38,7 @@ class InterpretedKernel:
 
     def __init__(self, function: PacketFunction | Expression) -> None:
         self.function = function
+        self.moves_head = True
         self.address = next(_numbers)
         interpreted_batches[self.address] = self
 
@@ -49,6 +52,7 @@ class InterpretedKernel:
             at = (batch.first + index) % batch.slot_count
             packet = self._packet(batch, at)
             verdict, reason = self.function.run(packet)
+            self._put_back(batch, at, packet)
             verdicts[index] = verdict
             if reason:
                 setattr(batch, reason, getattr(batch, reason) + 1)
@@ -61,8 +65,21 @@ class InterpretedKernel:
         time = batch.now
         if batch.metadata:
             time = Metadata(batch.metadata + at * Metadata.size).timestamp or time
-        start = batch.buffers + slot.buffer * batch.buffer_size + slot.offset
-        return Packet(_memory(start, slot.length), time=time, port=batch.port, ring=batch.ring)
+        size = max(batch.buffer_size, slot.offset + slot.length)
+        buffer = _memory(batch.buffers + slot.buffer * batch.buffer_size, size)
+        return in_buffer(buffer, slot.offset, slot.length, time=time, port=batch.port, ring=batch.ring)
+
+    @staticmethod
+    def _put_back(batch: Any, at: int, packet: Packet) -> None:
+        """Say where the packet is now and how long, for the function may have moved its head."""
+        from raceway.memory.layout import Metadata, Slot
+
+        slot = Slot(batch.slots + at * Slot.size)
+        slot.offset, slot.length = packet._begin, len(packet)
+        if batch.metadata:
+            metadata = Metadata(batch.metadata + at * Metadata.size)
+            if metadata.wire_length:
+                metadata.wire_length -= packet._start
 
 
 def _memory(address: int, size: int) -> memoryview:

@@ -17,7 +17,7 @@ from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, inf
 from numba.extending import intrinsic, lower_builtin, models, register_model, typeof_impl
 
 from raceway.compile import native_errors, primitives, twins
-from raceway.compile.lowering import PACKET, is_number
+from raceway.compile.lowering import PACKET, PacketType, current, is_number
 from raceway.compile.lowering_addresses import (
     FIVE_TUPLE,
     IP_ADDRESS,
@@ -281,7 +281,7 @@ def _fits(state: Any, name: str, args: Any) -> bool:
         return usable_key(state, args[0]) and all(is_number(one) for one in args[1:])
     if isinstance(state, TokenBucket):
         key = len(args) < 2 or usable_key(state, args[1])
-        return args[0] == PACKET and key and all(is_number(one) for one in args[2:])
+        return isinstance(args[0], PacketType) and key and all(is_number(one) for one in args[2:])
     if isinstance(state, PrefixTable):
         return _looked_up(args[0]) and all(is_number(one) for one in args[1:])
     return all(is_number(one) for one in args)
@@ -335,7 +335,8 @@ def _lower_allow(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         key = _key(context, builder, sig.args[2], args[2])
     else:
         key = _key(context, builder, types.int64, constant(0))
-    packet = cgutils.create_struct_proxy(PACKET)(context, builder, value=args[1])
+    now = current(context, builder, sig.args[1], args[1])
+    packet = cgutils.create_struct_proxy(PACKET)(context, builder, value=now)
     cost = _integer(context, builder, sig, args, 3, 1)
     rest = [packet.time, constant(bucket.rate), constant(bucket.burst), cost]
     return _run(context, builder, token_bucket.allow, [*_table(context, builder, sig.args[0]), *key, *rest])

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numba
 from llvmlite import ir
-from numba.core import cgutils, errors, types
+from numba.core import errors, types
 from numba.extending import intrinsic
 
 from raceway.compile import (
+    head,
     headers,
     lowering,
     lowering_state,
@@ -23,12 +24,13 @@ from raceway.compile import (
 )
 from raceway.compile.checker import check
 from raceway.compile.classifier import lowering as lowering_classifier
-from raceway.compile.lowering import PACKET
+from raceway.compile.lowering import MOVING, PACKET
+from raceway.compile.lowering_addresses import build
 from raceway.compile.pipeline import OFTEN, PartLibrary
 from raceway.compile.rewrite import Rewriter
 from raceway.compile.source import Source
 from raceway.memory.access import load_i64, store_8
-from raceway.memory.layout import Batch, Metadata, Slot
+from raceway.memory.layout import METADATA, SLOT, Batch, Metadata, Slot
 
 if TYPE_CHECKING:
     from raceway.compile.function import PacketFunction
@@ -50,8 +52,9 @@ __all__ = [
 class NativeKernel:
     """Machine code of one packet function's loop. Keeps alive what the code refers to."""
 
-    def __init__(self, name: str, compiled: Any, function: FunctionType) -> None:
+    def __init__(self, name: str, compiled: Any, function: FunctionType, moves_head: bool) -> None:
         self.name = name
+        self.moves_head = moves_head
         self._compiled = compiled
         self.rewritten = function
         self.address: int = compiled.address
@@ -121,9 +124,11 @@ class Typed:
         self.sources = [function.source, *helpers.sources]
         OFTEN.add(self.rewritten.__code__)
         self.dispatcher = twins.compiled(self.rewritten)
+        self.packet = MOVING if any(map(_moves, self.sources)) else PACKET
+        """The type of its packet."""
         try:
-            self.dispatcher.get_call_template((PACKET,), {})
-            self.overload = self.dispatcher.overloads[(PACKET,)]
+            self.dispatcher.get_call_template((self.packet,), {})
+            self.overload = self.dispatcher.overloads[(self.packet,)]
             returned = self.overload.signature.return_type
             if not isinstance(returned, types.Integer | types.Boolean):
                 function.source.refuse(
@@ -132,6 +137,11 @@ class Typed:
                 )
         except errors.NumbaError as error:
             raise native_errors.explained(error, self.sources) from error
+
+
+def _moves(source: Source) -> bool:
+    """Whether a function speaks of moving the packet's head."""
+    return any(isinstance(one, ast.Attribute) and one.attr in head.METHODS for one in ast.walk(source.tree))
 
 
 def typed(function: PacketFunction) -> Typed:
@@ -149,7 +159,7 @@ def compile_kernel(function: PacketFunction) -> NativeKernel:
         compiled = numba.cfunc("int64(int64)", **_KERNEL_OPTIONS)(_kernel(made.dispatcher))
     except errors.NumbaError as error:
         raise native_errors.explained(error, made.sources) from error
-    return NativeKernel(function.name, compiled, made.rewritten)
+    return NativeKernel(function.name, compiled, made.rewritten, made.packet == MOVING)
 
 
 _KERNEL_OPTIONS = {"error_model": "numpy", "_nrt": False}
@@ -167,12 +177,16 @@ def _kernel(function: Any) -> Any:
         for index in range(count):
             slot = Slot(slots + at * _SLOT)
             time = now
+            known = 0
             if metadata != 0:
-                stamped = load_i64(metadata + at * _METADATA)
+                known = metadata + at * _METADATA
+                stamped = load_i64(known)
                 if stamped != 0:
                     time = stamped
-            start = buffers + slot.buffer * buffer_size + slot.offset
-            verdict = decide(function, start, slot.length, time, port, ring)
+            buffer = buffers + slot.buffer * buffer_size
+            verdict = decide(
+                function, buffer, slot.offset, slot.length, time, port, ring, buffer_size, slot.address, known
+            )
             if verdict < 0:
                 if verdict == _BAD_VERDICT:
                     batch.bad_verdict = batch.bad_verdict + 1
@@ -229,21 +243,57 @@ def verdict_or_failure(context: Any, builder: Any, compiled: Any, packet: Any) -
 
 
 @intrinsic
-def decide(typing: Any, function: Any, start: Any, length: Any, time: Any, port: Any, ring: Any) -> Any:
-    """Call the user's function on the packet at an address: its verdict, or a negative number for a failure."""
+def decide(
+    typing: Any, function: Any, buffer: Any, offset: Any, length: Any, time: Any, port: Any, ring: Any,
+    buffer_size: Any, slot: Any, metadata: Any,
+) -> Any:  # fmt: skip
+    """Call the user's function on the packet in a buffer: its verdict, or a negative number for a failure.
+
+    A function that moves the packet's head is told where its buffer ends, and what it made of it goes into the slot.
+    """
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        compiled = function.dispatcher.overloads[(PACKET,)]
-        packet = cgutils.create_struct_proxy(PACKET)(context, builder)
-        packet.data = builder.inttoptr(args[1], ir.IntType(8).as_pointer())
-        packet.end = builder.gep(packet.data, [args[2]])
-        for name, value in zip(headers.GIVEN, args[3:], strict=True):
-            setattr(packet, name, value)
-        found = verdict_or_failure(context, builder, compiled, packet._getvalue())
+        (kind,), compiled = next(iter(function.dispatcher.overloads.items()))
+        buffer, offset, length, *given, size, slot, metadata = args[1:]
+        lowest = builder.inttoptr(buffer, ir.IntType(8).as_pointer())
+        data = builder.gep(lowest, [offset])
+        words = {
+            "data": data,
+            "end": builder.gep(data, [length]),
+            **dict(zip(headers.GIVEN, given, strict=True)),
+        }
+        if kind == MOVING:
+            record = lowering.moving(builder, **words, first=lowest, last=builder.gep(lowest, [size]))
+            found = verdict_or_failure(context, builder, compiled, record)
+            _put_back(builder, record, lowest, slot, metadata)
+        else:
+            packet = build(context, builder, PACKET, words.values())
+            found = verdict_or_failure(context, builder, compiled, packet)
         parts = compiled.library.parts()
         for library in [*parts, _definitions(context, parts)]:
             context.active_code_library.add_linking_library(library)
         return found
 
-    integers = [types.int64] * 5
+    integers = [types.int64] * 9
     return types.int64(function, *integers), generate
+
+
+def _put_back(builder: Any, record: Any, lowest: Any, slot: Any, metadata: Any) -> None:
+    """Emit the stores of a packet's new offset and length into its slot; and its metadata know how long it was on the
+    wire, which has changed as well."""
+    data, end, start = (lowering.word(builder, record, name) for name in ("data", "end", "start"))
+    first, low, high = (builder.ptrtoint(one, _i64) for one in (lowest, data, end))
+
+    def place(address: Any, kind: Any, name: str) -> Any:
+        at = ir.Constant(_i64, kind.fields[name][1])
+        return builder.inttoptr(builder.add(address, at), ir.IntType(32).as_pointer())
+
+    for name, value in (("offset", builder.sub(low, first)), ("length", builder.sub(high, low))):
+        builder.store(builder.trunc(value, ir.IntType(32)), place(slot, SLOT, name))
+    zero = ir.Constant(_i64, 0)
+    with builder.if_then(builder.icmp_unsigned("!=", metadata, zero)):
+        wire = place(metadata, METADATA, "wire_length")
+        before = builder.load(wire)
+        after = builder.sub(before, builder.trunc(start, ir.IntType(32)))
+        unknown = builder.icmp_unsigned("==", before, ir.Constant(ir.IntType(32), 0))
+        builder.store(builder.select(unknown, before, after), wire)

@@ -44,7 +44,7 @@ def told(sentence: str) -> Exception:
 
 def plain(kind: Any) -> str:
     """Name a compiled type in words."""
-    text = str(kind)
+    text = str(kind).removeprefix("moving ")
     for pattern, words in _NAMES:
         changed = re.sub(f"^{pattern}$", words, text)
         if changed != text:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from raceway.compile import checksums, five_tuple, headers, locate
+from raceway.compile import checksums, five_tuple, head, headers, locate
 from raceway.compile.addresses import Address, IPv4Address, IPv6Address, MACAddress, Prefix, prefix, signed64
 from raceway.compile.headers import MAXIMUM_PACKET, Field, Header
 
@@ -21,10 +21,11 @@ class Packet:
 
     data: a writable buffer (a ring's memoryview, a bytearray, an array of bytes), used where it is; bytes are
     copied. time: nanoseconds since 1970. port, ring: where it came in. A load or store that is not wholly inside
-    the first 65,535 bytes of the packet raises IndexError.
+    the first 65,535 bytes of the packet raises IndexError. A packet that grows lies in memory of its own from then on:
+    `data`, or bytes(packet), is what it is now.
     """
 
-    __slots__ = ("_length", "data", "port", "ring", "time")
+    __slots__ = ("_begin", "_buffer", "_length", "_start", "data", "port", "ring", "time")
 
     def __init__(self, data: Any, *, time: int = 0, port: int = 0, ring: int = 0) -> None:
         view = memoryview(bytearray(data) if isinstance(data, bytes) else data)
@@ -32,6 +33,9 @@ class Packet:
             view = memoryview(bytearray(view))
         self.data = view if view.format == "B" and view.ndim == 1 else view.cast("B")
         self._length = len(self.data)
+        self._start = 0
+        self._begin = 0
+        self._buffer: memoryview | None = None
         self.time = time
         self.port = port
         self.ring = ring
@@ -123,6 +127,43 @@ class Packet:
         """Store the low 8 bytes of a value, little-endian."""
         self._store(offset, 8, value, "little")
 
+    def grow_head(self, size: int) -> bool:
+        """Put `size` zero bytes before the first one and return True.
+
+        False, and nothing changed, if size is negative, if the packet would be more than 128 bytes longer at its head
+        than it came, if fewer than 14 bytes would be there, or if its buffer has no room.
+        """
+        return head.grow(self, size)
+
+    def shrink_head(self, size: int) -> bool:
+        """Take the first `size` bytes off and return True.
+
+        False, and nothing changed, if size is negative or fewer than 14 bytes would be left.
+        """
+        return head.shrink(self, size)
+
+    def _move(self, by: int) -> bool:
+        """Move the first byte; False if there is no room. `head` has looked at the limits."""
+        length = self._length - by
+        if self._buffer is not None:
+            begin = self._begin + by
+            if begin < 0:
+                # As a native function does it: up, if there is room behind the packet.
+                at = self._begin - begin
+                if at + self._length > len(self._buffer):
+                    return False
+                self._buffer[at : at + self._length] = bytes(self.data)
+                begin = 0
+            self._begin = begin
+            self.data = self._buffer[begin : begin + length]
+        elif by < 0:
+            self.data = memoryview(bytearray(-by) + self.data)
+        else:
+            self.data = self.data[by:]
+        self._length = length
+        self._start += by
+        return True
+
     @property
     def five_tuple(self) -> five_tuple.FiveTuple:
         """Protocol, addresses and ports; all zeros, and false, without IP."""
@@ -130,6 +171,13 @@ class Packet:
 
     def __repr__(self) -> str:
         return f"<Packet of {self._length} bytes: {describe(self)}>"
+
+
+def in_buffer(buffer: memoryview, offset: int, length: int, **given: int) -> Packet:
+    """Return the packet that lies in a ring's buffer, and has the room of it to grow. given: time, port, ring."""
+    packet = Packet(buffer[offset : offset + length], **given)
+    packet._buffer, packet._begin = buffer, offset
+    return packet
 
 
 def describe(packet: Packet) -> str:
@@ -150,18 +198,24 @@ def describe(packet: Packet) -> str:
 
 
 class HeaderView:
-    """A header of a packet: true if it is there; its fields are attributes."""
+    """A header of a packet: true if it is there; its fields are attributes. It stays with its bytes when the packet's
+    head moves."""
 
-    __slots__ = ("offset", "packet")
+    __slots__ = ("_place", "packet")
     header: ClassVar[Header]
 
     def __init__(self, packet: Packet, offset: int) -> None:
         object.__setattr__(self, "packet", packet)
-        object.__setattr__(self, "offset", offset)
+        object.__setattr__(self, "_place", offset + packet._start)
 
-    offset: int
-    """Where the header starts in the packet; negative if it is not there."""
+    _place: int
+    """Where the header starts, by the packet's first byte as it came."""
     packet: Packet
+
+    @property
+    def offset(self) -> int:
+        """Where the header starts in the packet; negative if it is not there."""
+        return self._place - self.packet._start
 
     def __bool__(self) -> bool:
         return self.offset >= 0

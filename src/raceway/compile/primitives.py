@@ -11,11 +11,17 @@ leaves to a call of one of these, declared in the part and defined, always inlin
     i1  raceway_beyond(index, count)               is an index outside some words of state?
     i64 raceway_within(index)                      the same index, where it is known to be inside
     ptr raceway_state_N()                          where the words of state object N are
+    i64 raceway_move(data, end, first, last, by)   move the packet's first byte; below zero if there is no room
+    ptr raceway_data(data, first, by, moved)       where it begins then, by what `move` has answered
+    ptr raceway_end(end, first, moved)             and where it ends
         raceway_publish(place, value)              store a word after everything that was stored before
     i64 raceway_observe(place)                     load a word between what is loaded before and after
     i64 raceway_add(place, value)                  add to a word that others may be adding to; the sum
     i64 raceway_exchange(place, value)             store a word; what was there
     i1  raceway_compare_exchange(place, expected, value)    store a word if what is there is as expected; was it?
+
+`first` is what a packet whose head moves was given for moving it: the lowest address of its buffer, and in eBPF the
+program's context; `last` the highest address.
 
 Here the calls, and machine code's definitions; eBPF's are in `bpf.definitions`. Only imported to compile.
 """
@@ -31,6 +37,7 @@ from llvmlite import ir
 from raceway.compile.state.words import State
 
 _i1, _i8, _i64 = ir.IntType(1), ir.IntType(8), ir.IntType(64)
+_bytes = _i8.as_pointer()
 _void = ir.VoidType()
 _words = _i64.as_pointer()
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -41,6 +48,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "over": (_i1, [_i8.as_pointer(), _i8.as_pointer(), _i64, _i64, _i8.as_pointer()]),
     "beyond": (_i1, [_i64, _i64]),
     "within": (_i64, [_i64]),
+    "move": (_i64, [_bytes, _bytes, _bytes, _bytes, _i64]),
+    "data": (_bytes, [_bytes, _bytes, _i64, _i64]),
+    "end": (_bytes, [_bytes, _bytes, _i64]),
     "publish": (_void, [_words, _i64]),
     "observe": (_i64, [_words]),
     "add": (_i64, [_words, _i64]),
@@ -112,6 +122,44 @@ define i1 @raceway_beyond(i64 %index, i64 %count) alwaysinline {
 }
 define i64 @raceway_within(i64 %index) alwaysinline {
   ret i64 %index
+}
+define i64 @raceway_move(ptr %data, ptr %end, ptr %lowest, ptr %highest, i64 %by) alwaysinline {
+  %data_number = ptrtoint ptr %data to i64
+  %end_number = ptrtoint ptr %end to i64
+  %lowest_number = ptrtoint ptr %lowest to i64
+  %highest_number = ptrtoint ptr %highest to i64
+  %before = sub i64 %data_number, %lowest_number
+  %left = add i64 %before, %by
+  %short = icmp slt i64 %left, 0
+  br i1 %short, label %behind, label %inside
+inside:
+  ret i64 0
+behind:
+  %lack = sub i64 0, %left
+  %room = sub i64 %highest_number, %end_number
+  %none = icmp sgt i64 %lack, %room
+  br i1 %none, label %full, label %up
+full:
+  ret i64 -1
+up:
+  %length = sub i64 %end_number, %data_number
+  %place = getelementptr i8, ptr %data, i64 %lack
+  call void @llvm.memmove.p0.p0.i64(ptr %place, ptr %data, i64 %length, i1 false)
+  ret i64 %lack
+}
+declare void @llvm.memmove.p0.p0.i64(ptr, ptr, i64, i1)
+define ptr @raceway_data(ptr %data, ptr %lowest, i64 %by, i64 %moved) alwaysinline {
+  %failed = icmp slt i64 %moved, 0
+  %sum = add i64 %by, %moved
+  %change = select i1 %failed, i64 0, i64 %sum
+  %place = getelementptr i8, ptr %data, i64 %change
+  ret ptr %place
+}
+define ptr @raceway_end(ptr %end, ptr %lowest, i64 %moved) alwaysinline {
+  %failed = icmp slt i64 %moved, 0
+  %change = select i1 %failed, i64 0, i64 %moved
+  %place = getelementptr i8, ptr %end, i64 %change
+  ret ptr %place
 }
 define void @raceway_publish(ptr %place, i64 %value) alwaysinline {
   store atomic i64 %value, ptr %place release, align 8

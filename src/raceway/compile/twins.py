@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba.core import callconv
 from numba.core.callconv import PythonErrorModel
 
-from raceway.compile import checksums, locate
+from raceway.compile import checksums, head, locate
 from raceway.compile.pipeline import OFTEN, SELDOM, PartCompiler
 
 OUT_OF_BOUNDS = 2
@@ -58,7 +58,7 @@ REPLACED: dict[Any, Any] = {}
 """Native equals of Python objects that shared functions use as globals, by the object itself."""
 
 SELDOM.update(function.__code__ for function in (*locate.SELDOM, *checksums.SELDOM))
-OFTEN.update(function.__code__ for function in locate.OFTEN)
+OFTEN.update(function.__code__ for function in (*locate.OFTEN, *head.OFTEN))
 
 _twins: dict[Callable[..., Any], Any] = {}
 

@@ -13,17 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from raceway.apps.forwarder.loop import ATTENTION, DONE, ERROR, forward
 from raceway.apps.forwarder.records import (
     AT_ONCE,
     BITS_A_SECOND,
-    CHUNK,
     PACKETS_A_SECOND,
     RECORDED,
     Direction,
     Forward,
+    Judged,
 )
 from raceway.errors import RacewayError
 from raceway.memory.jit import INTERPRETED
@@ -89,7 +87,7 @@ class Forwarder:
         self.ways = ways
         self.directions = allocate(Direction, len(ways))
         self.batches = allocate(Batch, len(ways))
-        self._verdicts = np.zeros((len(ways), CHUNK), dtype=np.uint8)
+        self._judged = [allocate(Judged, max(len(way.source.rx), 1)) for way in ways]
         self._kernels = [self._prepare(way, index) for index, way in enumerate(ways)]
         self._state = allocate(Forward)
         self._state["directions"] = self.directions.ctypes.data
@@ -107,13 +105,14 @@ class Forwarder:
         record["source"] = way.source.state.ctypes.data
         record["target"] = way.target.state.ctypes.data
         record["batch"] = self.batches[index : index + 1].ctypes.data
-        record["verdicts"] = self._verdicts[index].ctypes.data
+        record["judged"] = self._judged[index].ctypes.data
         record["limit"], record["limit_sent"] = way.limit, way.limit_sent
         record["pace"], record["rate"] = way.pace.numbers()
         self.batches[index]["port"] = index
         if way.function is None:
             return None
         kernel = way.function.interpreted() if way.interpreted else way.function.native()
+        record["moves"] = kernel.moves_head
         if way.interpreted and not INTERPRETED:
             # Compiled code calls it through a C callback, which takes the interpreter's lock by itself.
             callback = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(kernel)

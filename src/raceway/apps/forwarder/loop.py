@@ -9,8 +9,19 @@ from __future__ import annotations
 
 from raceway.apps.forwarder.move import move_packet, slots_needed
 from raceway.apps.forwarder.pacing import due_time, went
-from raceway.apps.forwarder.records import AT_ONCE, CHUNK, DIRECTION_SIZE, SCRATCH_OFFSET, Direction, Forward
-from raceway.memory.access import call_batch, clock_nanosleep, load_u8
+from raceway.apps.forwarder.records import (
+    AT_ONCE,
+    CHUNK,
+    DIRECTION_SIZE,
+    JUDGED_SIZE,
+    LENGTHS,
+    SCRATCH_OFFSET,
+    VERDICTS,
+    Direction,
+    Forward,
+    Judged,
+)
+from raceway.memory.access import call_batch, clock_nanosleep, load_u8, load_u32, store_32
 from raceway.memory.jit import entry, inner
 from raceway.memory.layout import (
     KRING_SIZE,
@@ -70,15 +81,22 @@ def _enough(direction: Direction) -> bool:
 
 
 @inner
-def _judge(direction: Direction, kring: Kring, number: int, first: int, tail: int, now: int) -> None:
+def _judge(
+    direction: Direction, judged: Judged, kring: Kring, number: int, first: int, tail: int, now: int
+) -> None:
     """Let the packet function judge the next packets, a chunk at most. Of a packet in several slots it sees the first,
     as a program in a driver sees a packet's linear part: so a chunk ends with the first slot of such a packet."""
     limit = distance(first, tail, kring.slot_count)
     if limit > CHUNK:
         limit = CHUNK
+    if direction.limit > 0 and limit > direction.limit - direction.taken:
+        # Those behind the limit stay as they came.
+        limit = direction.limit - direction.taken
     count = 0
     index = first
     while count < limit:
+        if direction.moves != 0:
+            store_32(judged.address + LENGTHS + count * 4, Slot(kring.slots + index * SLOT_SIZE).length)
         count += 1
         if Slot(kring.slots + index * SLOT_SIZE).flags & MORE_FRAGMENTS:
             break
@@ -91,12 +109,12 @@ def _judge(direction: Direction, kring: Kring, number: int, first: int, tail: in
     batch.slot_count = kring.slot_count
     batch.first = first
     batch.count = count
-    batch.verdicts = direction.verdicts
+    batch.verdicts = judged.address + VERDICTS
     batch.now = now
     batch.ring = number
     call_batch(direction.kernel, direction.batch)
-    direction.judged = count
-    direction.judged_index = 0
+    judged.count = count
+    judged.index = 0
 
 
 @inner
@@ -116,9 +134,7 @@ def _forward_ring(
         return 0
     if direction.kernel != 0 or target.metadata_used != 0:
         wall = clock(CLOCK_REALTIME, state.address + SCRATCH_OFFSET)
-    if direction.judged_ring != number:
-        direction.judged = 0
-        direction.judged_ring = number
+    judged = Judged(direction.judged + number * JUDGED_SIZE)
     while first != tail and taken < CHUNK:
         if _enough(direction):
             break
@@ -141,10 +157,13 @@ def _forward_ring(
                     break
         verdict = 2
         if direction.kernel != 0:
-            if direction.judged_index >= direction.judged:
-                _judge(direction, source, number, first, tail, wall)
-            verdict = load_u8(direction.verdicts + direction.judged_index)
+            if judged.index >= judged.count:
+                _judge(direction, judged, source, number, first, tail, wall)
+            verdict = load_u8(judged.address + VERDICTS + judged.index)
         length = slot.length
+        more = 0
+        if direction.moves != 0:
+            more = load_u32(judged.address + LENGTHS + judged.index * 4) - length
         if verdict == 2 or verdict == 4:
             needed = slots_needed(source, target, first, slots)
             if needed > room:
@@ -167,11 +186,11 @@ def _forward_ring(
             direction.dropped += 1
         else:
             direction.aborted += 1
-        direction.judged_index += slots
+        judged.index += slots
         if direction.pace != AT_ONCE:
             went(direction, length, due)
         direction.taken += 1
-        direction.taken_bytes += length
+        direction.taken_bytes += length + more
         taken += 1
         for _ in range(slots):
             first = following(first, source.slot_count)

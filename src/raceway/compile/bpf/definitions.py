@@ -31,7 +31,7 @@ NEXT, SOCKETS = "raceway_next", "raceway_sockets"
 """Maps: the program that goes on with what passes (at 0, if there is one), and the AF_XDP socket of each queue."""
 
 # Helpers, by their numbers in linux/bpf.h.
-_PROCESSOR, _TAIL_CALL, _REDIRECT_MAP, _TIME_TAI = 8, 12, 51, 208
+_PROCESSOR, _TAIL_CALL, _ADJUST_HEAD, _REDIRECT_MAP, _TIME_TAI = 8, 12, 44, 51, 208
 
 _HEAD = f"""
 target datalayout = "{LAYOUT}"
@@ -48,6 +48,13 @@ _STAYS = 'call i64 asm sideeffect "", "=r,0"(i64 {VALUE}) nounwind memory(inacce
 # LLVM moves no load or store across this. The processor does not move loads across loads and stores across stores
 # either: raceway's eBPF runs on x86-64 (Intel SDM, volume 3, 10.2.2), and the kernel's compiler keeps its order.
 _FENCE = 'call void asm sideeffect "", "~{memory}"()'
+# After a move, successful or not, the verifier forgets every pointer to the packet, and new ones come out of the
+# context. It sees a pointer in what is loaded there as long as nobody computes with the 32 bits that LLVM believes them
+# to be: so the empty assembly stands right behind, and is never merged with another's.
+_LOADED = """%number = zext i32 %short to i64
+  %pointer = inttoptr i64 %number to ptr
+  %same = call ptr asm sideeffect "", "=r,0"(ptr %pointer) nomerge
+  ret ptr %same"""
 
 _PRIMITIVES = f"""
 define i64 @raceway_length(ptr %data, ptr %end) alwaysinline {{
@@ -84,6 +91,21 @@ define i1 @raceway_beyond(i64 %index, i64 %count) alwaysinline {{
 define i64 @raceway_within(i64 %index) alwaysinline {{
   %same = {_STAYS.replace("{VALUE}", "%index")}
   ret i64 %same
+}}
+define i64 @raceway_move(ptr %data, ptr %end, ptr %context, ptr %none, i64 %by) alwaysinline {{
+  %error = call i64 inttoptr (i64 {_ADJUST_HEAD} to ptr)(ptr %context, i64 %by)
+  %failed = icmp ne i64 %error, 0
+  %moved = sext i1 %failed to i64
+  ret i64 %moved
+}}
+define ptr @raceway_data(ptr %data, ptr %context, i64 %by, i64 %moved) alwaysinline {{
+  %short = load i32, ptr %context
+  {_LOADED}
+}}
+define ptr @raceway_end(ptr %end, ptr %context, i64 %moved) alwaysinline {{
+  %place = getelementptr i8, ptr %context, i64 4
+  %short = load i32, ptr %place
+  {_LOADED}
 }}
 define void @raceway_publish(ptr %place, i64 %value) alwaysinline {{
   {_FENCE}

@@ -12,7 +12,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import binding, ir
-from numba.core import cgutils
 from numba.core.cgutils import normalize_ir_text
 
 from raceway.compile import headers, native, primitives
@@ -20,7 +19,8 @@ from raceway.compile.bpf import definitions, elf, lines
 from raceway.compile.bpf.instructions import assemble, bounded, parse
 from raceway.compile.bpf.loops import hidden_more, widened
 from raceway.compile.errors import PacketFunctionError
-from raceway.compile.lowering import PACKET
+from raceway.compile.lowering import MOVING, PACKET, moving
+from raceway.compile.lowering_addresses import build
 from raceway.compile.pipeline import PartLibrary
 from raceway.compile.state.words import State
 
@@ -90,7 +90,7 @@ def generate(function: PacketFunction, processors: int, *, places: bool = False)
     module = binding.parse_assembly(definitions.entry(native.FAILURES, processors))
     asked = sum(len(_HEADERS_ASKED.findall(text)) for text in texts if _USERS.search(text))
     large = asked > _HEADERS_IN_LINE
-    for text in (_decide(typed.overload), *texts):
+    for text in (_decide(typed), *texts):
         # What finds headers is large. In line, LLVM sees what was asked before; many times in line, it is too much.
         module.link_in(_module(_FINDS_HEADERS.sub(r"\1noinline", text) if large else text))
     _inline(module)
@@ -180,7 +180,7 @@ def _module(text: str) -> Any:
     )
 
 
-def _decide(overload: Any) -> str:
+def _decide(typed: native.Typed) -> str:
     """The function `raceway_decide(context, data, end)` that calls the user's."""
     from numba.core.registry import cpu_target
 
@@ -191,13 +191,17 @@ def _decide(overload: Any) -> str:
     function = ir.Function(module, kind, "raceway_decide")
     function.attributes.add("alwaysinline")
     builder = ir.IRBuilder(function.append_basic_block())
-    packet = cgutils.create_struct_proxy(PACKET)(context, builder)
-    packet.data, packet.end = function.args[1:]
+    xdp, data, end = function.args
+    words = {"data": data, "end": end}
     for name in headers.GIVEN:
         given = ir.Function(module, ir.FunctionType(ir.IntType(64), [_byte_pointer]), f"raceway_given_{name}")
-        setattr(packet, name, builder.call(given, [function.args[0]]))
+        words[name] = builder.call(given, [xdp])
     with context.push_code_library(library):
-        found = native.verdict_or_failure(context, builder, overload, packet._getvalue())
+        if typed.packet == MOVING:
+            packet = moving(builder, **words, first=xdp, last=ir.Constant(_byte_pointer, None))
+        else:
+            packet = build(context, builder, PACKET, words.values())
+        found = native.verdict_or_failure(context, builder, typed.overload, packet)
     builder.ret(found)
     text: str = normalize_ir_text(str(module))
     return text

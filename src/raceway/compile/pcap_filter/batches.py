@@ -27,6 +27,7 @@ class InterpretedFilterKernel(InterpretedKernel):
     def __init__(self, expression: Expression) -> None:
         super().__init__(expression)
         self.expression = expression
+        self.moves_head = False
 
     def __call__(self, batch_address: int, /) -> int:
         from raceway.memory.layout import Batch, Metadata, Slot

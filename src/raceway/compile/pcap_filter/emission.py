@@ -1,18 +1,17 @@
 """A classic BPF program as LLVM IR, block for block: what native and eBPF packet functions have inlined.
 
 Only branches, loads, arithmetic and selects: no call, no constant in memory, nothing to relocate, so that LLVM's BPF
-target can do whatever the processor's can. A load is guarded in the form that Linux's verifier follows (an offset of at
-most 65,535, then a comparison with the packet's end). Only imported when something is compiled.
+target can do whatever the processor's can. How a load is guarded is for the caller to say: by lengths in loops of our
+own, by the primitives of `compile.primitives` in packet functions. Only imported when something is compiled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 
-from raceway.compile import primitives
-from raceway.compile.headers import MAXIMUM_PACKET
 from raceway.compile.pcap_filter import program as bpf
 from raceway.compile.pcap_filter.program import Program, targets
 
@@ -21,27 +20,36 @@ FARTHEST = 262_144
 """Bytes of a packet that can be reached natively: capture files hold no longer ones."""
 
 
+Bytes = Callable[[Any, int, Callable[[Any], None]], Any]
+"""How to get at bytes of a packet: takes an offset (i64), a number of bytes, and what emits "reject if this is so";
+emits the checks and returns the pointer."""
+
+
 def emit(builder: Any, program: Program, data: Any, length: Any, wire_length: Any, farthest: int) -> Any:
     """Emit the program; return the i32 value of how many bytes are accepted.
 
     data: pointer to bytes; length, wire_length: i64, captured and on the wire; farthest: no byte at or behind this
-    offset is ever loaded (65,535 for what the verifier sees).
+    offset is ever loaded.
     """
-    return _Emitter(builder, program, data, length, wire_length, farthest).run()
+
+    def place(offset: Any, size: int, reject_if: Callable[[Any], None]) -> Any:
+        reject_if(builder.icmp_unsigned(">", offset, ir.Constant(_i64, farthest - size)))
+        behind = builder.add(offset, ir.Constant(_i64, size), flags=["nuw", "nsw"])
+        reject_if(builder.icmp_signed(">", behind, length))
+        return builder.gep(data, [offset])
+
+    return emit_over(builder, program, place, wire_length)
 
 
-def emit_in_part(builder: Any, program: Program, data: Any, end: Any) -> Any:
-    """The same in a part of a packet function, whose target has its own form of a load's guard (`primitives`)."""
-    length = primitives.emit(builder, "length", data, end)
-    return _InPart(builder, program, data, end, length).run()
+def emit_over(builder: Any, program: Program, place: Bytes, wire_length: Any) -> Any:
+    """The same over bytes that are got at by `place`."""
+    return _Emitter(builder, program, place, wire_length).run()
 
 
 class _Emitter:
-    def __init__(
-        self, builder: Any, program: Program, data: Any, length: Any, wire: Any, farthest: int
-    ) -> None:
+    def __init__(self, builder: Any, program: Program, place: Bytes, wire: Any) -> None:
         self.builder, self.program = builder, program
-        self.data, self.length, self.wire, self.farthest = data, length, wire, farthest
+        self.place, self.wire = place, wire
         with builder.goto_entry_block():
             self.a, self.x, self.result = (builder.alloca(_i32) for _ in range(3))
             used = {one.k for one in program if one.kind in (bpf.ST, bpf.STX)}
@@ -126,7 +134,8 @@ class _Emitter:
         offset: Any = ir.Constant(_i64, one.k)
         if one.mode == bpf.IND:
             offset = builder.add(builder.zext(builder.load(self.x), _i64), offset)
-        place = builder.bitcast(self.guarded(offset, size), ir.IntType(size * 8).as_pointer())
+        bytes_ = self.place(offset, size, self._reject_if)
+        place = builder.bitcast(bytes_, ir.IntType(size * 8).as_pointer())
         value = builder.load(place, align=1)
         if size > 1:
             value = builder.bswap(value)
@@ -135,15 +144,6 @@ class _Emitter:
         if one.mode == bpf.MSH:
             return builder.shl(builder.and_(value, _const(0xF)), _const(2))
         return value
-
-    def guarded(self, offset: Any, size: int) -> Any:
-        """Emit the bounds check of a load; return the pointer to its bytes."""
-        builder = self.builder
-        limit = ir.Constant(_i64, self.farthest - size)
-        self._reject_if(builder.icmp_unsigned(">", offset, limit))
-        behind = builder.add(offset, ir.Constant(_i64, size), flags=["nuw", "nsw"])
-        self._reject_if(builder.icmp_signed(">", behind, self.length))
-        return builder.gep(self.data, [offset])
 
     def _reject_if(self, condition: Any) -> None:
         onward = self.builder.append_basic_block("filter_on")
@@ -171,20 +171,6 @@ class _Emitter:
             bpf.AND: builder.and_, bpf.XOR: builder.xor,
         }  # fmt: skip
         return simple[operation](a, operand)
-
-
-class _InPart(_Emitter):
-    def __init__(self, builder: Any, program: Program, data: Any, end: Any, length: Any) -> None:
-        super().__init__(builder, program, data, length, length, MAXIMUM_PACKET)
-        self.packet_end = end
-
-    def guarded(self, offset: Any, size: int) -> Any:
-        builder = self.builder
-        offset, length = primitives.emit(builder, "offset", offset), ir.Constant(_i64, size)
-        self._reject_if(primitives.emit(builder, "far", offset, length))
-        place = primitives.emit(builder, "place", self.data, offset, length)
-        self._reject_if(primitives.emit(builder, "over", self.data, self.packet_end, offset, length, place))
-        return place
 
 
 def _const(value: int) -> Any:

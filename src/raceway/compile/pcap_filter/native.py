@@ -8,9 +8,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from raceway.compile.lowering import PACKET
+from raceway.compile import primitives
+from raceway.compile.lowering import PACKET, PacketType, current
 from raceway.compile.native_errors import told
-from raceway.compile.pcap_filter.emission import emit_in_part
+from raceway.compile.pcap_filter.emission import emit_over
 from raceway.compile.pcap_filter.loops import build
 from raceway.compile.pcap_filter.machine import Machine
 from raceway.compile.pcap_filter.program import Program
@@ -31,20 +32,34 @@ def in_functions(expression: Expression) -> Any:
 def _of_packet(program: Program) -> Any:
     @intrinsic
     def accepted(typing: Any, packet: Any) -> Any:
-        if packet != PACKET:
+        if not isinstance(packet, PacketType):
             raise told("a filter expression is called with the packet and nothing else")
 
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            value = cgutils.create_struct_proxy(PACKET)(context, builder, value=args[0])
-            return builder.zext(emit_in_part(builder, program, value.data, value.end), _i64)
+            now = current(context, builder, sig.args[0], args[0])
+            value = cgutils.create_struct_proxy(PACKET)(context, builder, value=now)
 
-        return types.int64(PACKET), generate
+            def place(offset: Any, size: int, reject_if: Any) -> Any:
+                # As a packet function's own loads are guarded, which is what the kernel's verifier follows.
+                count = ir.Constant(_i64, size)
+                offset = primitives.emit(builder, "offset", offset)
+                reject_if(primitives.emit(builder, "far", offset, count))
+                found = primitives.emit(builder, "place", value.data, offset, count)
+                reject_if(primitives.emit(builder, "over", value.data, value.end, offset, count, found))
+                return found
+
+            length = primitives.emit(builder, "length", value.data, value.end)
+            return builder.zext(emit_over(builder, program, place, length), _i64)
+
+        return types.int64(packet), generate
 
     return accepted
 
 
 class NativeFilterKernel:
     """Machine code of a filter's loop over a batch."""
+
+    moves_head = False
 
     def __init__(self, name: str, machine: Machine) -> None:
         self.name = name

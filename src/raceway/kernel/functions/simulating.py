@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raceway.compile.bpf import definitions
+from raceway.compile.head import HEADROOM
 from raceway.compile.packet import Packet
 from raceway.compile.verdicts import Verdict
 
@@ -85,13 +86,13 @@ def _native(
     from raceway.memory.structures import allocate
 
     count = len(given)
-    size = max(map(len, given), default=0) + 1
+    size = HEADROOM + max(map(len, given), default=0) + 1
     buffers = np.zeros((count + 1, size), dtype=np.uint8)
     slots, metadata = np.zeros(count + 1, SLOT), np.zeros(count + 1, METADATA)
     verdicts = np.zeros(count + 1, np.uint8)
     for index, data in enumerate(given):
-        buffers[index, : len(data)] = np.frombuffer(data, np.uint8)
-        slots[index] = (index, len(data), 0, 0)
+        buffers[index, HEADROOM : HEADROOM + len(data)] = np.frombuffer(data, np.uint8)
+        slots[index] = (index, len(data), HEADROOM, 0)
     metadata["timestamp"][:count] = when
     batch = allocate(Batch)
     fields = {
@@ -101,7 +102,8 @@ def _native(
     for name, value in fields.items():
         batch[name] = value
     function.native()(batch.ctypes.data)
-    after = [buffers[index, : len(data)].tobytes() for index, data in enumerate(given)]
+    places = zip(slots["offset"][:count].tolist(), slots["length"][:count].tolist(), strict=True)
+    after = [buffers[index, at : at + length].tobytes() for index, (at, length) in enumerate(places)]
     reasons = {name: int(batch[name][0]) for name in REASONS if name != "loop_limit"}
     return Simulation(
         [Verdict(one) for one in verdicts[:count].tolist()], after, {**reasons, "loop_limit": 0}
