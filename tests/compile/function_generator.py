@@ -53,6 +53,9 @@ class _Writer:
         self.variables: list[str] = []
         self.loops = 0
         self.helpers = 0
+        self.moves = self.chance(3)
+        """Whether the function moves its packet's head."""
+        self.views: list[str] = []
         self.plain = False
         """Inside a loop: no headers, for the verifier walks a loop and all that it asks for several times."""
 
@@ -224,11 +227,41 @@ class _Writer:
                 self.put(indent + 1, f"packet.ipv4.{self.pick(('source', 'destination'))} = {_PREFIXES[1]}")
         elif kind == 11 and not inside_loop:
             self.state(indent)
+        elif kind >= 12 and self.moves:
+            self.move(indent, inside_loop)
         elif kind == 12 and self.chance(3):
             self.put(indent, f"if {self.truth(1)}:")
             self.put(indent + 1, f"return {self.verdict()}")
         else:
             self.assign(indent)
+
+    def move(self, indent: int, inside_loop: bool) -> None:
+        """The packet's head moves, or a view is made that it will move away from, or looked at."""
+        kind = self.random.randrange(2 if inside_loop else 5)
+        size = self.pick(("4", "14", "20", "128", "-1", f"{self.number(1)[0]} & 63", f"{self.number(1)[0]}"))
+        call = f"packet.{self.pick(('grow_head', 'shrink_head'))}({size})"
+        if kind == 0:
+            self.put(indent, call)
+        elif kind == 1 or (kind > 2 and not self.views):
+            self.put(indent, f"if {self.pick(('', 'not '))}{call}:")
+            self.block(indent + 1, 0, inside_loop=inside_loop)
+        elif kind == 2 and indent == 1:
+            header = self.pick(_FIELDS)
+            name = f"{header}_{len(self.views)}"
+            self.put(indent, f"{name} = packet.{header}")
+            self.views.append(name)
+        elif self.views:
+            name = self.pick(self.views)
+            field = self.pick(_FIELDS[name.split("_")[0]])
+            self.put(indent, f"if {name}:")
+            self.put(
+                indent + 1,
+                self.pick(
+                    (f"{name}.{field} = {self.number(1)[0]}", f"COUNT.add(1, {name}.{field} + {name}.offset)")
+                ),
+            )
+        else:
+            self.put(indent, call)
 
     def state(self, indent: int) -> None:
         key = self.pick(
@@ -273,7 +306,7 @@ class _Writer:
 
     def whole(self) -> str:
         for number in range(self.random.randrange(2)):
-            self.variables = ["a", "b"]
+            self.variables, self.views = ["a", "b"], []
             self.put(0, f"def helper{number}(packet, a, b):")
             self.block(1, 1)
             if self.chance(2):
@@ -282,7 +315,7 @@ class _Writer:
             self.put(1, f"return ({self.number(2)[0]}) & 0xFFFFFFFF")
             self.put(0, "")
             self.helpers += 1
-        self.variables = []
+        self.variables, self.views = [], []
         self.put(0, "@raceway.packet_function")
         self.put(0, "def generated(packet):")
         self.assign(1)

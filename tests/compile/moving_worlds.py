@@ -74,11 +74,14 @@ def tunnels(packet):
         return DROP
     move_addresses(packet, 20)
     packet.store16(12, 0x0800)
-    packet.store64(14, 0x4500_0000_0000_4000)
-    packet.store64(22, 0x4004_0000_0000_0000)
+    packet.store64(14, 0x4500 << 48)
+    packet.store64(22, 0)
+    packet.store32(30, 0)
     outer = packet.ipv4
-    # A header of zeros but for this much has the checksum that the setters go on from.
-    outer.checksum = 0xFFFF - (0x4500 + 0x4000 + 0x4004 & 0xFFFF) - (0x4500 + 0x4000 + 0x4004 >> 16)
+    outer.checksum = 0xFFFF - 0x4500
+    outer.dont_fragment = True
+    outer.ttl = 64
+    outer.protocol = 4
     outer.total_length = length + 20
     outer.source = "192.0.2.1"
     outer.destination = "192.0.2.2"

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from labs import needs_root
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "packet-functions.md"
 
 
@@ -55,24 +57,81 @@ def test_tables_are_those_of_the_code():
     assert text == filled_in(text)
 
 
+def examples() -> dict:
+    """The names that the document's examples leave behind, run one after the other."""
+    scope: dict = {}
+    for index, example in enumerate(re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.S | re.M)):
+        file = f"<example {index} of {DOCUMENT.name}>"
+        linecache.cache[file] = (len(example), None, example.splitlines(keepends=True), file)
+        exec(compile(example, file, "exec"), scope)
+    return scope
+
+
+def tunnelled() -> list[bytes]:
+    """IPv4 in IPv4, with options and without, cut at every length; and what is behind a tag."""
+    inner = bytes.fromhex("4500001c 00010000 4011 0000 0a010203 c0a80709 0035 9c40 0008 0000")
+    ether = bytes.fromhex("020000000002 020000000001")
+    outer = bytes.fromhex("45000034 00010000 4004 a6f5 c0000201 c0000202")
+    options = bytes.fromhex("46000038 00010000 4004 a5f0 c0000201 c0000202 01010100")
+    whole = [ether + b"\x08\x00" + one + inner for one in (outer, options)]
+    whole.append(ether + b"\x81\x00\x20\x07\x08\x00" + outer + inner)
+    return [one[:size] for one in whole for size in range(14, len(one) + 1)]
+
+
+STATES = {"keep_web": ["SEEN"], "counts": ["COUNT", "TABLE", "LIMIT"]}
+
+
 def test_examples_run(capsys):
     from packet_cases import assert_same_in_both_worlds, made_packets
     from raceway.compile.function import PacketFunction
     from raceway.memory.jit import INTERPRETED
 
-    examples = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.S | re.M)
-    scope: dict = {}
-    for index, example in enumerate(examples):
-        file = f"<example {index} of {DOCUMENT.name}>"
-        linecache.cache[file] = (len(example), None, example.splitlines(keepends=True), file)
-        exec(compile(example, file, "exec"), scope)
+    scope = examples()
     assert "TCP 10.1.2.3 port 1234 > 192.168.7.9 port 80" in capsys.readouterr().out
     functions = [one for one in scope.values() if isinstance(one, PacketFunction)]
-    assert len(functions) == 3
+    names = ["keep_web", "push_tag", "pop_tag", "enter_tunnel", "leave_tunnel", "compares", "counts"]
+    assert [one.name for one in functions] == names
     if INTERPRETED:
         return
-    for function, states in zip(functions, (["SEEN"], [], ["COUNT", "TABLE", "LIMIT"]), strict=True):
-        assert_same_in_both_worlds(function, made_packets(), *(scope[name] for name in states))
+    for one in functions:
+        kept = [scope[name] for name in STATES.get(one.name, ())]
+        assert_same_in_both_worlds(one, (*made_packets(), *tunnelled()), *kept)
+
+
+@needs_root
+def test_examples_do_the_same_in_the_kernel():
+    from packet_cases import made_packets, needs_native
+    from raceway.compile.function import PacketFunction
+    from test_three_targets import assert_same_on_three_targets, seen_by_xdp
+
+    if needs_native:
+        pytest.skip(needs_native)
+    scope = examples()
+    for one in scope.values():
+        if isinstance(one, PacketFunction):
+            kept = [scope[name] for name in STATES.get(one.name, ())]
+            assert_same_on_three_targets(one, [*seen_by_xdp(made_packets()), *tunnelled()], *kept)
+
+
+def test_a_packet_that_goes_through_the_documents_tunnel_comes_out_as_it_went_in():
+    from packet_cases import made_packets
+    from raceway.compile.packet import Packet
+
+    scope = examples()
+    went = 0
+    for data in made_packets():
+        packet = Packet(data)
+        if not packet.ipv4 or packet.vlan:
+            continue
+        went += 1
+        assert scope["enter_tunnel"](packet) == 2
+        assert len(packet) == len(data) + 20
+        words = [packet.load16(14 + at) for at in range(0, 20, 2)]
+        assert sum(words) % 0xFFFF == 0, "the outer header's checksum (RFC 791)"
+        assert bytes(packet)[34:] == data[14:]
+        assert scope["leave_tunnel"](packet) == 2
+        assert bytes(packet) == data
+    assert went > 5
 
 
 def test_the_error_in_the_document_is_the_one_that_comes():
