@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from moving_worlds import MOVING
 
 from packet_cases import (
     TIME,
@@ -34,6 +35,9 @@ def test_packets_cut_at_every_length(function):
 def test_captured_packets(function):
     packets = captured_packets()
     assert len(packets) > 9_000
+    if function in MOVING:
+        # Interpreted, each move copies; and where packets are found is the same as for the others.
+        packets = packets[::6]
     times = [TIME + (index // 3) * 400_000 for index in range(len(packets))]
     assert_same_in_both_worlds(function, packets, *FUNCTIONS[function], times=times)
 

@@ -114,7 +114,8 @@ WRONG_BODIES = {
     "loop variable": (["for i in range(3):", "    pass", "y = i"], "'i' has no value on some path", 4),
     "augmented unassigned": (["x += 1"], "'x' has no value on some path", 2),
     "return nothing": (["if packet.tcp:", "    return"], "this return has no value", 3),
-    "walrus await": (["x = 1", "x: int", "packet.tcpp"], "this expression does nothing", 4),
+    "no use": (["x = 1", "x: int", "packet.tcpp"], "this expression does nothing", 4),
+    "walrus": (["if (n := len(packet)) > 4:", "    pass"], ":= is not supported in a packet function; assign on", 2),
 }  # fmt: skip
 
 
@@ -186,8 +187,8 @@ def test_everything_that_is_allowed_is_accepted():
                 pass
             else:
                 y ^= ~z
-            if (n := len(packet)) > 4:
-                return n & 1
+            if len(packet) > 4:
+                return len(packet) & 1
             a, b = 1, 2
             return PASS if a < b <= 3 else DROP
         """

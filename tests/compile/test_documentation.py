@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from labs import needs_root
-
 DOCUMENT = Path(__file__).parents[2] / "docs" / "packet-functions.md"
 
 
@@ -96,21 +94,6 @@ def test_examples_run(capsys):
     for one in functions:
         kept = [scope[name] for name in STATES.get(one.name, ())]
         assert_same_in_both_worlds(one, (*made_packets(), *tunnelled()), *kept)
-
-
-@needs_root
-def test_examples_do_the_same_in_the_kernel():
-    from packet_cases import made_packets, needs_native
-    from raceway.compile.function import PacketFunction
-    from test_three_targets import assert_same_on_three_targets, seen_by_xdp
-
-    if needs_native:
-        pytest.skip(needs_native)
-    scope = examples()
-    for one in scope.values():
-        if isinstance(one, PacketFunction):
-            kept = [scope[name] for name in STATES.get(one.name, ())]
-            assert_same_on_three_targets(one, [*seen_by_xdp(made_packets()), *tunnelled()], *kept)
 
 
 def test_a_packet_that_goes_through_the_documents_tunnel_comes_out_as_it_went_in():

@@ -177,7 +177,7 @@ step = st.one_of(
 
 @compiled
 @needs_root
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(step, max_size=20), chosen=st.lists(st.integers(0, 1 << 16), min_size=1, max_size=6))
 def test_any_sequence_of_moves_is_the_same_on_every_target(steps, chosen):
     PROGRAM.clear()

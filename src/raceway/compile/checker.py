@@ -61,6 +61,7 @@ _REFUSED: dict[type[ast.AST], tuple[str, str]] = {
     ast.Div: ("/", "write //, for packet functions compute with integers only"),
     ast.MatMult: ("@", "packet functions compute with integers only"),
     ast.Pow: ("**", "write a shift (1 << n) or the number itself"),
+    ast.NamedExpr: (":=", "assign on a line of its own before"),
     ast.Is: ("is", "write =="),
     ast.IsNot: ("is not", "write !="),
 }
@@ -71,7 +72,7 @@ for _name in ("TryStar", "TypeAlias", "TemplateStr"):
 _ALLOWED = (
     ast.Return, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.If, ast.While, ast.For, ast.Break, ast.Continue, ast.Expr,
     ast.Pass, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.IfExp, ast.Compare, ast.Call, ast.Constant, ast.Attribute,
-    ast.Subscript, ast.Name, ast.Tuple, ast.NamedExpr, ast.keyword, ast.expr_context, ast.boolop, ast.operator,
+    ast.Subscript, ast.Name, ast.Tuple, ast.keyword, ast.expr_context, ast.boolop, ast.operator,
     ast.unaryop, ast.cmpop,
 )  # fmt: skip
 
@@ -229,7 +230,7 @@ class _Checker:
             self.refuse(node, "... is not supported in a packet function; write pass")
 
     def visit_Expr(self, node: ast.Expr) -> None:
-        if not isinstance(node.value, ast.Call | ast.NamedExpr) and type(node.value) not in _REFUSED:
+        if not isinstance(node.value, ast.Call) and type(node.value) not in _REFUSED:
             self.refuse(node, "this expression does nothing; assign it, or return it")
 
     def visit_For(self, node: ast.For) -> None:
@@ -412,9 +413,6 @@ class _Flow:
                 if isinstance(one.ctx, ast.Store) and not isinstance(node, ast.AugAssign):
                     stored.add(one.id)
                 elif one.id not in known and one.id not in stored:
-                    named = [n.target.id for n in ast.walk(node) if isinstance(n, ast.NamedExpr)]
-                    if one.id in named:
-                        continue
                     self.source.refuse(
                         one, f"{one.id!r} has no value on some path to here; give it one before"
                     )

@@ -66,6 +66,9 @@ def _sentence(text: str) -> str:
     if found := re.search(r"Cannot unify (.+?) and (.+?) for '(\w+?)(?:\.\d+)?'", text):
         kinds = f"{plain(found[1])} on one path and {plain(found[2])} on another"
         return f"{found[3]!r} is {kinds}; use a name for each"
+    if found := re.search(r"Cannot unify (.+?) and (.+?) for '\$phi", text):
+        kinds = f"{plain(found[1])} on one path and {plain(found[2])} on another"
+        return f"this is {kinds}, and a value has one kind; write an if, and a name for each"
     if found := re.search(r"Can't unify return type from the following types: (.+)", text):
         return f"the function returns different kinds on different paths ({_list(found[1])}); return one kind"
     if found := re.search(r"No conversion from (.+?) to (.+?) for", text):

@@ -6,6 +6,7 @@ once, when it is compiled, and put in as a constant. What is rewritten, and why:
 - text that is an address or prefix: a `Prefix` constant, so that `==` with it is a mask and a comparison;
 - names of counters: their indexes;
 - `x in (a, b)`: a chain of comparisons;
+- `not` of a view or an address: of its truth;
 - shifts by a count that is not a literal: Python's meaning for every count (a literal one needs no help);
 - calls of the user's other functions: those are checked and rewritten in the same way.
 """
@@ -215,6 +216,13 @@ class Rewriter(ast.NodeTransformer):
     def visit_BinOp(self, node: ast.BinOp) -> Any:
         node = self.generic_visit(node)  # type: ignore[assignment]
         return self._shift(node.left, node.op, node.right, node) or node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> Any:
+        node = self.generic_visit(node)  # type: ignore[assignment]
+        if isinstance(node.op, ast.Not) and isinstance(node.operand, ast.Name | ast.Attribute):
+            # As a value: numba knows the truth of a view, but not what `not` makes of one.
+            node.operand = self._helped("raceway_truth", bool, [node.operand], node)
+        return node
 
     def visit_AugAssign(self, node: ast.AugAssign) -> Any:
         added = self._counted(node)
