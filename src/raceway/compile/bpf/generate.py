@@ -16,7 +16,7 @@ from numba.core.cgutils import normalize_ir_text
 
 from raceway.compile import headers, native, primitives
 from raceway.compile.bpf import definitions, elf, lines
-from raceway.compile.bpf.instructions import assemble, bounded, parse
+from raceway.compile.bpf.instructions import assemble, bounded, parse, reachable
 from raceway.compile.bpf.loops import hidden_more, widened
 from raceway.compile.errors import PacketFunctionError
 from raceway.compile.lowering import MOVING, PACKET, moving
@@ -116,7 +116,7 @@ def generate(function: PacketFunction, processors: int, *, places: bool = False)
         if one.wide is None or name not in wanted:
             raise AssertionError(f"eBPF code wants {name!r}, which nobody has")
         one.note = wanted[name]
-    made = bounded(made, [definitions.loop_limit(processors), definitions.LOOP_LIMIT_APART])
+    made = bounded(reachable(made), [definitions.loop_limit(processors), definitions.LOOP_LIMIT_APART])
     raw = assemble(made)
     references = [Reference(one.place, one.note, one.immediate) for one in made if one.note is not None]
     table = lines.read(sections) if places else []

@@ -110,6 +110,21 @@ class JumpTooFarError(Exception):
     """A jump of more than 32,767 slots."""
 
 
+def reachable(instructions: list[Instruction]) -> list[Instruction]:
+    """Those that some way leads to from the first one: the verifier refuses a program with others, and LLVM leaves a
+    function that nobody calls any more."""
+    following = dict(zip(instructions, [*instructions[1:], None], strict=True))
+    found: set[Instruction] = set()
+    waiting: list[Instruction | None] = [instructions[0]]
+    while waiting:
+        one = waiting.pop()
+        if one is None or one in found:
+            continue
+        found.add(one)
+        waiting += [one.target, one.callee, None if one.ends else following[one]]
+    return [one for one in instructions if one in found]
+
+
 def functions(instructions: list[Instruction]) -> list[list[Instruction]]:
     """The program's functions, each as its instructions."""
     starts = {instructions[0], *(one.callee for one in instructions if one.callee is not None)}
