@@ -32,7 +32,7 @@ _FLAGS = {
 }
 _FACTS = ("ethertype", "protocol", "network_offset", "transport_offset", "payload_offset", "port", "ring")
 _PREFIXES = ('"10.0.0.0/8"', '"192.168.7.9"', '"203.0.113.0/24"')
-_HEAD = """
+HEAD = """
 import raceway
 from raceway import DROP, PASS, TX
 
@@ -323,7 +323,7 @@ class _Writer:
         for _ in range(self.random.randrange(2, 5)):
             self.statement(1, 2, False)
         self.put(1, f"return {self.verdict()}")
-        return _HEAD + "\n" + "\n".join(self.lines) + "\n"
+        return HEAD + "\n" + "\n".join(self.lines) + "\n"
 
 
 def source(random: Random) -> str:

@@ -22,6 +22,54 @@ PACKETS = 650
 FUNCTIONS = 16 * max(int(os.environ.get("RACEWAY_SOAK_ROUNDS", "0")) // 5, 1)
 
 
+# Of what hypothesis has found: LLVM leaves a function in the program that nobody calls any more.
+NOBODY_CALLS = """
+def helper0(packet, a, b):
+    for i1 in range(3):
+        a = (min((min(packet.load16_little(1), a) % abs(a)), (a << (0 & 15)))) & 0xFFFFFFFF
+        a = (
+            ((len(packet) | len(packet)) >> ((40 << (i1 & 15)) & 31))
+            // int(
+                (
+                    (packet.load32(i1 & 127) if ((b >> (2 & 31)) == len(packet) >= len(packet)) else b)
+                    == (len(packet) * i1)
+                )
+            )
+        ) & 0xFFFFFFFF
+    if bool(packet.ipv4) and packet.ipv4.source == "192.168.7.9":
+        return ((len(packet) % packet.payload_offset) // (packet.load8(b & 127) << (0 & 15))) & 0xFFFFFFFF
+    return (abs(a)) & 0xFFFFFFFF
+
+
+@raceway.packet_function
+def generated(packet):
+    v0 = (
+        (
+            (len(packet) << (-2 & 15))
+            * int((helper0(packet, (16) & 0xFFFF, (3) & 0xFFFF) <= packet.icmp.type >= packet.icmp.code))
+        )
+        | ((packet.icmp.code | packet.load32(13)) // int((packet.ipv6.next_header == packet.vlan.ethertype)))
+    ) & 0xFFFFFFFF
+    v1 = (
+        abs(v0)
+        if (not (bool(packet.icmp) or (bool(packet.ipv4) and packet.ipv4.more_fragments)))
+        else (len(packet) << (packet.network_offset & 15))
+    ) & 0xFFFFFFFF
+    v0 = (v1 << (1 & 15)) & 0xFFFFFFFF
+    v1 = (
+        v0
+        % helper0(
+            packet,
+            (helper0(packet, (65535) & 0xFFFF, (v1) & 0xFFFF)) & 0xFFFF,
+            (packet.arp.operation // packet.ethertype) & 0xFFFF,
+        )
+    ) & 0xFFFFFFFF
+    return (
+        (packet.tcp.flags * len(packet)) if bool(packet.icmpv6) else (packet.ring >> (packet.load8(1) & 31))
+    ) % 5
+"""
+
+
 @cache
 def packets() -> tuple[bytes, ...]:
     whole, cut = seen_by_xdp(made_packets()), seen_by_xdp(truncated_packets())
@@ -46,3 +94,8 @@ def test_generated_functions(chance, start):
     except AssertionError:
         print(text)
         raise
+
+
+def test_code_that_no_way_leads_to_does_not_get_to_the_verifier():
+    function, states = function_generator.make(function_generator.HEAD + NOBODY_CALLS)
+    assert_same_on_three_targets(function, packets()[:40], *states)

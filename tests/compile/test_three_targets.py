@@ -12,7 +12,6 @@ from labs import needs_root
 from packet_cases import TIME, captured_packets, contents, made_packets, needs_native, truncated_packets
 from test_both_worlds import mutated
 from worlds import FUNCTIONS
-from worlds_extra import fails_always
 
 pytestmark = [pytest.mark.skipif(bool(needs_native), reason=needs_native or "-"), needs_root]
 all_functions = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda one: one.name)
@@ -86,12 +85,6 @@ def test_mutated_packets(function, packets, data):
 def test_a_packet_that_xdp_never_sees_is_refused():
     with pytest.raises(ValueError, match="never sees fewer than 14"):
         raceway.simulate(next(iter(FUNCTIONS)), [bytes(13)], "kernel")
-
-
-def test_a_function_that_always_fails_loads_all_the_same():
-    """Once LLVM has seen that there is no packet of both IP versions, nobody calls what finds the other headers."""
-    outcome = assert_same_on_three_targets(fails_always, seen_by_xdp(made_packets()))
-    assert set(outcome.verdicts) == {raceway.ABORTED}
 
 
 def test_state_is_one_wherever_the_function_runs():
