@@ -30,6 +30,7 @@ ELSEWHERE = {
     "tests/compile/moving_worlds.py": "test_three_targets, test_moving_heads",
     "tests/compile/test_moving_heads.py": "there, where its program is written",
     "tests/compile/test_language.py": "there",
+    "tests/compile/test_generated_functions.py": "there",
     "tests/compile/worlds_extra.py": "differs from Python on purpose: -2**63 // -1",
     "tests/compile/test_refusals_and_explanations.py": "are refused by the verifier, or never end",
     "tests/compile/test_checker.py": "are refused",
