@@ -52,6 +52,16 @@ class Rewriter(ast.NodeTransformer):
 
     def run(self) -> FunctionType:
         """Return the rewritten function, which still names the user's file and lines."""
+        module = ast.fix_missing_locations(ast.Module(body=[self.tree()], type_ignores=[]))
+        name = self.source.tree.name
+        scope: dict[str, Any] = {"__name__": f"raceway.packet_function.{name}", **self.scope}
+        exec(compile(module, self.source.file, "exec"), scope)  # the user's own function, on its own machine
+        made: FunctionType = scope[name]
+        return made
+
+    def tree(self) -> ast.FunctionDef:
+        """Return the rewritten function's tree. With `scope` it says all that the function is: nothing else that it
+        could take from outside gets into what is compiled."""
         original = self.source.tree
         node = ast.FunctionDef(
             name=original.name, args=_bare(original.args), body=_without_docstring(original.body), decorator_list=[],
@@ -61,11 +71,7 @@ class Rewriter(ast.NodeTransformer):
         if "type_params" in ast.FunctionDef._fields:
             node.type_params = []  # type: ignore[attr-defined,unused-ignore]
         node.body = [self.visit(copy.deepcopy(one)) for one in node.body]
-        module = ast.fix_missing_locations(ast.Module(body=[node], type_ignores=[]))
-        scope: dict[str, Any] = {"__name__": f"raceway.packet_function.{original.name}", **self.scope}
-        exec(compile(module, self.source.file, "exec"), scope)  # the user's own function, on its own machine
-        made: FunctionType = scope[original.name]
-        return made
+        return node
 
     # Values.
 
@@ -188,10 +194,9 @@ class Rewriter(ast.NodeTransformer):
             node.func = self.visit(node.func)
             return node
         if function is int:
-            return self._helped("raceway_number", _helpers().number, node.args, node)
+            return self._helped("number", node.args, node)
         if function is min or function is max:
-            name = "smallest" if function is min else "largest"
-            return self._helped(f"raceway_{name}", getattr(_helpers(), name), node.args, node)
+            return self._helped("smallest" if function is min else "largest", node.args, node)
         if getattr(builtins, getattr(function, "__name__", ""), None) is function:
             return node
         node.func = self.outside(self.helper(function, self.source, node.func), node.func)
@@ -208,9 +213,7 @@ class Rewriter(ast.NodeTransformer):
             return self.generic_visit(node)
         if value == () or (isinstance(right, ast.Tuple) and not right.elts):
             self.source.refuse(right, "an empty tuple contains nothing")
-        call = self._helped(
-            "raceway_among", _helpers().among, [self.visit(node.left), self.visit(right)], node
-        )
+        call = self._helped("among", [self.visit(node.left), self.visit(right)], node)
         return call if isinstance(node.ops[0], ast.In) else _at(ast.UnaryOp(ast.Not(), call), node)
 
     def visit_BinOp(self, node: ast.BinOp) -> Any:
@@ -262,17 +265,18 @@ class Rewriter(ast.NodeTransformer):
                 return None
             self.source.refuse(right, f"a shift by {right.value} is outside 0 to 63")
         name = "shift_left" if isinstance(operation, ast.LShift) else "shift_right"
-        return self._helped(f"raceway_{name}", getattr(_helpers(), name), [left, right], node)
+        return self._helped(name, [left, right], node)
 
-    def _helped(self, name: str, function: Any, arguments: list[ast.expr], node: ast.AST) -> ast.expr:
-        self.scope[name] = function
+    def _helped(self, operation: str, arguments: list[ast.expr], node: ast.AST) -> ast.expr:
+        name = f"raceway_{operation}"
+        self.scope[name] = self.operation(operation)
         return _at(ast.Call(_at(ast.Name(name, ast.Load()), node), arguments, []), node)
 
+    def operation(self, name: str) -> Any:
+        """Return what compiled code calls for something that Python says in another way."""
+        from raceway.compile import native_helpers
 
-def _helpers() -> Any:
-    from raceway.compile import native_helpers
-
-    return native_helpers
+        return getattr(native_helpers, name)
 
 
 def _at(made: _Node, node: ast.AST) -> _Node:

@@ -7,7 +7,6 @@ all of it becomes one function, for the kernel's verifier follows pointers to a 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from numba.core.cgutils import normalize_ir_text
 
 from raceway.compile import headers, native, primitives
 from raceway.compile.bpf import definitions, elf, lines
+from raceway.compile.bpf.generated import Generated, Reference
 from raceway.compile.bpf.instructions import assemble, bounded, parse, reachable
 from raceway.compile.bpf.loops import hidden_more, widened
 from raceway.compile.errors import PacketFunctionError
@@ -46,30 +46,6 @@ _PURE = re.compile(
 )
 _STAYS = re.compile(r"^declare (.*@\"?raceway_within\"?\(.*\)).*$", re.M)
 _byte_pointer = ir.IntType(8).as_pointer()
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The instruction of this index wants the address of a map's value: of a state object, or of the control record;
-    or a map itself: `definitions.NEXT` or `SOCKETS`."""
-
-    instruction: int
-    wanted: State | str
-    offset: int
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What the kernel is to load. instructions: 8 bytes each; references: what they want filled in."""
-
-    name: str
-    instructions: bytes
-    references: tuple[Reference, ...]
-    states: tuple[State, ...]
-    processors: int
-    ir: str
-    places: tuple[tuple[str, int], ...] = ()
-    """File and line of each instruction, if they were asked for."""
 
 
 def generate(function: PacketFunction, processors: int, *, places: bool = False) -> Generated:

@@ -71,6 +71,8 @@ class PrefixTable(State):
     lookup gives the answer from before or from after whatever Python changes meanwhile.
     """
 
+    CONTENT = State.CONTENT | {"_next", "_free", "_count", "full"}
+
     def __init__(self, capacity: int) -> None:
         self.capacity = whole_number(capacity, "capacity", 1, 1 << 26)
         # A prefix brings at most its own node and one where two branches part.

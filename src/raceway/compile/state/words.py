@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,7 +36,10 @@ class State:
 
     kernel_map: what holds the words once a program in the kernel uses them (`kernel.functions.sharing`). alone: whether
     Python's interpreter is the only one that can write them; `writing` is held while it does, in plain Python.
+    CONTENT: names of attributes that are not about what compiled code of the object looks like.
     """
+
+    CONTENT: ClassVar[frozenset[str]] = frozenset({"words", "memory", "serial", "kernel_map", "address", "alone", "writing"})
 
     def __init__(self, count: int) -> None:
         size = -(-count * 8 // PAGE) * PAGE
@@ -54,6 +57,23 @@ class State:
         """Note that compiled code may write from now on: what Python writes must be atomic (`state.calls`)."""
         with self.writing:
             self.alone = False
+
+    def shape(self) -> tuple[Any, ...] | None:
+        """All that compiled code of this object depends on: its kind, and every attribute that is not CONTENT. None if
+        there is an attribute that cannot be compared with another process's, or a kind that is not this package's."""
+        kind = type(self)
+        attributes = sorted((name, value) for name, value in vars(self).items() if name not in self.CONTENT)
+        if not kind.__module__.startswith("raceway.compile.") or not all(
+            _plain(one) for _, one in attributes
+        ):
+            return None
+        return kind.__qualname__, len(self.words), *attributes
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_plain(one) for one in value)
+    return value is None or type(value) in (int, bool, str)
 
 
 def publish(memory: memoryview[int], index: int, value: int) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raceway.compile.bpf import definitions
+from raceway.compile.bpf import definitions, kept
+from raceway.compile.recipe import recipe
 from raceway.compile.state.words import State
 from raceway.kernel.bpf.maps import Map
 from raceway.kernel.bpf.programs import Program
@@ -20,7 +21,7 @@ from raceway.kernel.functions.refusals import explained
 from raceway.kernel.functions.sharing import shared
 
 if TYPE_CHECKING:
-    from raceway.compile.bpf.generate import Generated
+    from raceway.compile.bpf.generated import Generated
     from raceway.compile.function import PacketFunction
 
 _MAP, _MAP_VALUE = 1, 2  # BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
@@ -131,10 +132,30 @@ def generated_for(function: PacketFunction) -> Generated:
             "eBPF is made by the compiler that NUMBA_DISABLE_JIT=1 has switched off; unset it"
         )
     if function.generated is None:
-        from raceway.compile.bpf.generate import generate
-
-        function.generated = generate(function, processors())
+        function.generated = _kept_or_made(function)
     made: Generated = function.generated
+    return made
+
+
+def _kept_or_made(function: PacketFunction) -> Generated:
+    """From the cache, without a compiler; else generated, and kept.
+
+    Not so if the function was compiled for another target already: its constants are those of that moment, and the
+    recipe would have today's.
+    """
+    before = recipe(function) if function.typed is None else None
+    if before is not None:
+        found = kept.load(before, processors())
+        if found is not None:
+            return found
+    from raceway.compile.bpf.generate import generate
+
+    made = generate(function, processors())
+    if before is not None:
+        after = recipe(function)
+        # Another thread may have given a global another value meanwhile.
+        if after is not None and after.text == before.text:
+            kept.store(before, made)
     return made
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from raceway.kernel.bpf.system import VerifierError
 
 if TYPE_CHECKING:
-    from raceway.compile.bpf.generate import Generated
+    from raceway.compile.bpf.generated import Generated
     from raceway.compile.function import PacketFunction
 
 _STOPPED_AT = re.compile(r"^(\d+): \(", re.M)

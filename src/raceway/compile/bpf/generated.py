@@ -1,0 +1,31 @@
+"""What is generated of a packet function for the kernel: instructions, and what they want filled in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raceway.compile.state.words import State
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The instruction of this index wants the address of a map's value: of a state object, or of the control record;
+    or a map itself: `definitions.NEXT` or `SOCKETS`."""
+
+    instruction: int
+    wanted: State | str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What the kernel is to load. instructions: 8 bytes each; references: what they want filled in."""
+
+    name: str
+    instructions: bytes
+    references: tuple[Reference, ...]
+    states: tuple[State, ...]
+    processors: int
+    ir: str
+    places: tuple[tuple[str, int], ...] = ()
+    """File and line of each instruction, if they were asked for."""
