@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 import raceway
 from raceway.compile.bpf import kept
-from raceway.compile.bpf.generated import Generated
+from raceway.compile.bpf.generated import Generated, Reference
 from raceway.compile.recipe import recipe
 from raceway.memory.jit import INTERPRETED
 
@@ -229,71 +230,104 @@ def test_constants_of_an_earlier_compilation_are_not_kept_as_todays(written, fol
     assert compiled == ["function", "function"]
 
 
-@NATIVE_ONLY
-def test_broken_foreign_and_strange_files_are_as_if_not_there(written, folder, compiled):
-    first = generated(written())
+@pytest.fixture
+def stored(written, folder):
+    """A recipe and what is kept for it, which nobody has generated."""
+    made = recipe(written().function)
+    code = bytes.fromhex("1800000000000000") + bytes(8) + bytes.fromhex("9500000000000000")
+    references = (Reference(0, made.states[1], 8),)
+    kept.store(made, Generated("function", code, references, made.states[1:2], 2, "ir"))
+    assert kept.load(made, 2).references == references
+    return made, folder
+
+
+def test_broken_and_strange_files_are_as_if_not_there(stored):
+    made, folder = stored
     (file,) = folder.iterdir()
     whole = file.read_bytes()
 
-    def again() -> None:
-        before = len(compiled)
-        assert generated(written()).instructions == first.instructions
-        assert len(compiled) == before + 1
-        assert file.read_bytes()[: len(kept._MAGIC)] == kept._MAGIC
+    def ignored(content: bytes) -> bool:
+        file.write_bytes(content)
+        return kept.load(made, 2) is None
 
+    assert not ignored(whole)
     for broken in (b"", whole[:-1], whole[: len(whole) // 2], whole[:20], whole + b"x", b"\0" * len(whole)):
-        file.write_bytes(broken)
-        again()
-    for at in range(0, len(whole), max(len(whole) // 12, 1)):
-        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        again()
-    # Whole, and another function's: renamed by somebody.
-    generated(written(TEXT.replace("LIMIT = 5", "LIMIT = 77")))
-    (other,) = [one for one in folder.iterdir() if one != file]
-    file.write_bytes(other.read_bytes())
-    again()
+        assert ignored(broken)
+    for at in range(len(whole)):
+        assert ignored(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     # Whole by its checksum, and not what was ever written.
-    for content in (b"", b"[]", b"{}", b'{"name": 1}', b"[" * 100_000):
+    state = {"name": "function", "instructions": "18" + "00" * 15, "references": [], "states": [], "ir": ""}
+
+    def with_checksum(content: bytes) -> bytes:
         rest = zlib.compress(content)
-        file.write_bytes(kept._MAGIC + kept._checksum(file, rest) + rest)
-        again()
-    file.write_bytes(whole)
-    file.chmod(0o666)
-    again()
-    file.unlink()
-    file.symlink_to(other)
-    again()
-    os.mkfifo(folder / "pipe")
-    file.unlink()
-    (folder / "pipe").rename(file)
-    again()
-    folder.chmod(0o777)
-    before = len(compiled)
-    generated(written())
-    assert len(compiled) == before + 1
-    folder.chmod(0o700)
-    generated(written())
-    assert len(compiled) == before + 1
+        return kept._MAGIC + kept._checksum(file, rest) + rest
+
+    assert not ignored(with_checksum(json.dumps(state).encode()))
+    for content in (b"", b"[]", b"{}", b'{"name": 1}', b"[" * 100_000):
+        assert ignored(with_checksum(content))
+    for wrong in (
+        {"instructions": "18"}, {"instructions": "x"}, {"instructions": 5}, {"references": [[0, 77, 0]]},
+        {"references": [[0, -1, 0]]}, {"references": [[0, True, 0]]}, {"references": [[1, 0, 0]]},
+        {"references": [[-1, 0, 0]]}, {"references": [[0, "any_map", 0]]}, {"references": [[0, 0, -1]]},
+        {"references": [[0, 0]]}, {"states": [4]}, {"states": ["a"]}, {"states": None},
+    ):  # fmt: skip
+        assert ignored(with_checksum(json.dumps(state | wrong).encode())), wrong
 
 
-@NATIVE_ONLY
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user, which takes root")
-def test_another_users_file_is_not_believed(written, folder, compiled):
-    generated(written())
+def test_another_functions_file_under_this_ones_name_is_not_believed(stored, written):
+    made, folder = stored
     (file,) = folder.iterdir()
-    os.chown(file, 12345, 12345)
-    generated(written())
-    assert len(compiled) == 2
+    other = recipe(written(TEXT.replace("LIMIT = 5", "LIMIT = 77")).function)
+    kept.store(other, Generated("function", bytes(16), (), (), 2, "ir"))
+    (another,) = [one for one in folder.iterdir() if one != file]
+    file.write_bytes(another.read_bytes())
+    assert kept.load(made, 2) is None
+    assert kept.load(other, 2) is not None
+    assert kept.load(other, 4) is None
 
 
-@NATIVE_ONLY
-def test_old_functions_go(written, folder, monkeypatch):
+def test_what_is_not_this_users_alone_is_not_believed(stored):
+    made, folder = stored
+    (file,) = folder.iterdir()
+    file.chmod(0o622)
+    assert kept.load(made, 2) is None
+    file.chmod(0o600)
+    assert kept.load(made, 2) is not None
+    folder.chmod(0o777)
+    assert kept.load(made, 2) is None
+    folder.chmod(0o700)
+    real = file.rename(folder / "real")
+    file.symlink_to(real)
+    assert kept.load(made, 2) is None
+    file.unlink()
+    os.mkfifo(file)
+    assert kept.load(made, 2) is None
+    file.unlink()
+    file.mkdir()
+    assert kept.load(made, 2) is None
+    file.rmdir()
+    real.rename(file)
+    assert kept.load(made, 2) is not None
+    if os.geteuid() == 0:
+        os.chown(file, 12345, 12345)
+        assert kept.load(made, 2) is None
+
+
+def test_the_functions_used_last_stay(written, folder, monkeypatch):
     monkeypatch.setattr(kept, "KEPT", 2)
-    for number in range(4):
-        generated(written(TEXT.replace("LIMIT = 5", f"LIMIT = {number}")))
-        for age, path in enumerate(sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime)):
-            os.utime(path, (1_000_000 + age, 1_000_000 + age))
-    assert len(list(folder.iterdir())) == 2
+    made = [recipe(written(TEXT.replace("LIMIT = 5", f"LIMIT = {number}")).function) for number in range(4)]
+    abandoned = folder / ".new-1"
+    for number, one in enumerate(made):
+        kept.store(one, Generated("function", bytes(16), (), (), 2, ""))
+        for path in folder.iterdir():
+            os.utime(path, ns=(0, max(path.stat().st_mtime_ns - 10**10, 0)))
+        if number:
+            assert kept.load(made[0], 2) is not None
+        else:
+            abandoned.write_text("")
+            os.utime(abandoned, (0, 0))
+    assert [kept.load(one, 2) is not None for one in made] == [True, False, False, True]
+    assert not abandoned.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_none(written, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from hypothesis import given, settings, strategies as st
 
 import raceway
 from raceway.errors import RegionError
-from raceway.memory.jit import INTERPRETED, entry, sources_hash
+from raceway.memory import sources
+from raceway.memory.jit import INTERPRETED, entry
 from raceway.memory.layout import SLOT, Kring
 from raceway.memory.region import Region
 from raceway.memory.scanning import RESULT, Scan, scan_slots
+from raceway.memory.sources import sources_hash
 from raceway.memory.structures import allocate, structure
 from raceway.memory.timers import precise_timers
 
@@ -206,8 +209,7 @@ def test_a_change_in_a_callee_of_another_file_is_never_answered_from_the_cache(t
     packets, space = run(COUNT, package, cache).split()
     assert packets == space
     assert run(COUNT, package, cache) == f"{packets} {space}"
-    kept = sorted(cache.iterdir())
-    assert len(kept) == 1
+    assert len(list(cache.glob("compiled-*"))) == 1
     callee = package / "memory" / "ring.py"
     text = callee.read_text()
     assert "    ring.packets += count\n" in text
@@ -216,7 +218,7 @@ def test_a_change_in_a_callee_of_another_file_is_never_answered_from_the_cache(t
     # Not even a file that pretends to be as old as before is believed.
     os.utime(callee, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert run(COUNT, package, cache) == f"{2 * int(packets)} {space}"
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.glob("compiled-*"))) == 2
 
 
 @pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
@@ -242,3 +244,46 @@ def test_help_imports_neither_numba_nor_numpy(tmp_path):
 def test_the_hash_over_the_sources_is_the_same_each_time():
     assert sources_hash() == sources_hash()
     assert len(sources_hash()) == 24
+
+
+def test_the_noted_hash_is_that_of_the_files_and_no_longer_when_one_changes(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    (package / "inner").mkdir(parents=True)
+    file = package / "inner" / "one.py"
+    file.write_text("1\n")
+    (package / "two.py").write_text("2\n")
+    monkeypatch.setattr(sources, "_PACKAGE", package)
+    monkeypatch.setattr(sources, "_SETTLED", -(1 << 62))
+    reads = []
+    read_all = sources._read_all
+    monkeypatch.setattr(sources, "_read_all", lambda: reads.append(1) or read_all())
+    first = sources_hash(tmp_path)
+    assert (sources_hash(tmp_path), sources_hash(), len(reads)) == (first, first, 2)
+    # The same size, and a time set back: the kernel notes the change all the same.
+    before = file.stat()
+    time.sleep(0.02)
+    file.write_text("3\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = sources_hash(tmp_path)
+    assert second != first
+    assert (sources_hash(tmp_path), len(reads)) == (second, 3)
+    (package / "three.py").write_text("")
+    assert sources_hash(tmp_path) not in (first, second)
+    # A note that others could have written, or that is not whole, is none.
+    (note,) = tmp_path.glob("sources-*")
+    third = sources_hash(tmp_path)
+    for text in ("", "what", note.read_text().split()[0], f"{'0' * 32} {'0' * 32}"):
+        note.write_text(text)
+        assert sources_hash(tmp_path) == third
+    note.write_text(f"{note.read_text().split()[0]} {'0' * 32}\n")
+    note.chmod(0o666)
+    assert sources_hash(tmp_path) == third
+
+
+def test_what_changed_a_moment_ago_is_not_noted(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "one.py").write_text("1\n")
+    monkeypatch.setattr(sources, "_PACKAGE", package)
+    sources_hash(tmp_path)
+    assert not list(tmp_path.glob("sources-*"))

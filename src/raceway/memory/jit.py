@@ -18,19 +18,17 @@ whole data plane runs interpreted: slower by three orders of magnitude, debuggab
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import os
-import platform
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
+from raceway.memory.sources import sources_hash
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -142,51 +140,16 @@ def progress_done() -> None:
         sys.stderr.flush()
 
 
-def sources_hash() -> str:
-    """Hash of everything that a compiled loop can depend on, as 24 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=12)
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        digest.update(str(path.relative_to(_PACKAGE)).encode())
-        digest.update(path.read_bytes())
-    digest.update(_environment().encode())
-    return digest.hexdigest()
-
-
-def _environment() -> str:
-    words = [f"{name} {_version(name)}" for name in ("numba", "llvmlite", "numpy")]
-    # Options of numba's that change what is generated, and the processor's own name and features.
-    words += sorted(f"{key}={value}" for key, value in os.environ.items() if key.startswith("NUMBA_"))
-    words += [platform.python_implementation(), sys.version, platform.machine(), _processor()]
-    return "\n".join(words)
-
-
-def _version(name: str) -> str:
-    """What a package says of its version, read without importing it. importlib.metadata takes 40 ms to say the same."""
-    found = importlib.util.find_spec(name)
-    folder = Path(found.origin).parent if found is not None and found.origin else Path()
-    for file in ("_version.py", "version.py"):
-        with suppress(OSError):
-            return (folder / file).read_text()
-    from importlib.metadata import version
-
-    return version(name)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU")))
-
-
 @cache
 def cache_directory() -> Path | None:
     """The directory of this version's compiled loops, made if need be; None where none can be written."""
     root = Path(os.environ.get("RACEWAY_CACHE_DIR") or _default_root())
-    directory = root / f"compiled-{sources_hash()}"
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = root.stat()
+        alone = found.st_uid == os.geteuid() and not found.st_mode & 0o022
+        directory = root / f"compiled-{sources_hash(root if alone else None)}"
+        directory.mkdir(exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=directory):
             pass
         # Another user's directory could hold another user's machine code.
@@ -211,6 +174,9 @@ def _forget_old(root: Path, current: Path) -> None:
     for path in others[_KEPT_CACHES - 1 :]:
         if time.time() - path.stat().st_mtime > 24 * 3600:
             shutil.rmtree(path, ignore_errors=True)
+    for note in root.glob("sources-*"):
+        if time.time() - note.stat().st_mtime > 30 * 24 * 3600:
+            note.unlink()
 
 
 def _package_cache(function: Callable[..., Any]) -> Any:
