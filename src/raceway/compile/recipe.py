@@ -12,9 +12,8 @@ Needs no compiler.
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raceway.compile.addresses import IPv4Address, IPv6Address, MACAddress, Prefix
 from raceway.compile.checker import check
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
     from raceway.compile.function import PacketFunction
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """text: what two functions have in common exactly if the same is compiled of both; states: the state objects, in
     the order in which the text speaks of them."""
 
@@ -50,11 +48,11 @@ class _NoTextError(Exception):
     """Something that is named by a function cannot be written down."""
 
 
-@dataclass(frozen=True)
 class _Named:
     """Stands in a rewritten function for what a compiler would put there."""
 
-    text: str
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 class _Reader:

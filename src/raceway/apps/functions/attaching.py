@@ -7,6 +7,7 @@ what the last PASSes goes to the host. All of it goes when the process ends, by 
 from __future__ import annotations
 
 import errno
+import socket
 import threading
 import time
 from pathlib import Path
@@ -18,7 +19,6 @@ from raceway.kernel.bpf.programs import Program
 from raceway.kernel.bpf.system import pin
 from raceway.kernel.functions.chain import Chain
 from raceway.kernel.functions.loading import LoadedFunction
-from raceway.kernel.interface import Network
 
 if TYPE_CHECKING:
     from raceway.compile.function import PacketFunction
@@ -31,6 +31,18 @@ _lock = threading.Lock()
 def network_namespace() -> str:
     """The calling thread's network namespace, as a word."""
     return str(Path("/proc/thread-self/ns/net").readlink())
+
+
+def interface_index(name: str) -> int:
+    """The index of an interface in the calling thread's network namespace. Raises NoSuchInterfaceError."""
+    try:
+        return socket.if_nametoindex(name)
+    except (OSError, ValueError, UnicodeError):
+        # It may have that name as another name, or there is one that is called nearly so.
+        from raceway.kernel.interface import Network
+
+        with Network() as network:
+            return network.interface(name).index
 
 
 def pin_path(where: tuple[str, int]) -> Path:
@@ -159,9 +171,8 @@ def attach(
 
 
 def _attach_to_interface(name: str, function: PacketFunction, mode: str, position: int | None) -> Attachment:
-    with Network() as network:
-        found = network.interface(name)
-    key = (network_namespace(), found.index)
+    index = interface_index(name)
+    key = (network_namespace(), index)
     chain = _chains.get(key)
     if chain is not None and not chain.link.attached:
         # The interface that had this number is gone.
@@ -172,10 +183,10 @@ def _attach_to_interface(name: str, function: PacketFunction, mode: str, positio
             name, f"functions are attached to it in {chain.mode} mode, and {mode} was asked for"
         )
     at = _position(position, len(chain.members) if chain else 0)
-    loaded = LoadedFunction(function, queues=max(found.receive_queues, 1))
+    loaded = LoadedFunction(function)
     try:
         if chain is None:
-            link, got = _link(loaded.program, found.index, name, mode)
+            link, got = _link(loaded.program, index, name, mode)
             chain = _chains[key] = Chain(link, got)
             chain.members.append(loaded)
         else:

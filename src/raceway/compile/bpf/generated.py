@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from raceway.compile.state.words import State
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """The instruction of this index wants the address of a map's value: of a state object, or of the control record;
     or a map itself: `definitions.NEXT` or `SOCKETS`."""
 
@@ -17,8 +16,7 @@ class Reference:
     offset: int
 
 
-@dataclass(frozen=True)
-class Generated:
+class Generated(NamedTuple):
     """What the kernel is to load. instructions: 8 bytes each; references: what they want filled in."""
 
     name: str

@@ -35,7 +35,6 @@ from raceway.kernel.bpf.system import (
     open_id,
 )
 from raceway.kernel.capabilities import refused
-from raceway.kernel.interface import Network
 
 _XDP_MODES = {"driver": XDP_DRIVER_MODE, "generic": XDP_SKB_MODE, "offload": XDP_HARDWARE_MODE}
 _DIRECTIONS = {"ingress": AttachType.TCX_INGRESS, "egress": AttachType.TCX_EGRESS}
@@ -213,6 +212,8 @@ def _with_mode(link: LinkInfo) -> LinkInfo:
 
 def _xdp_programs(index: int) -> list[tuple[str, int]]:
     """Mode and id of each XDP program on an interface of the calling thread's namespace."""
+    from raceway.kernel.interface import Network
+
     try:
         with Network() as network:
             found = network.xdp_attached(index)

@@ -35,7 +35,7 @@ class LoadedFunction:
     PacketFunctionError, VerifierError, PermissionNeededError, OSError.
     """
 
-    def __init__(self, function: PacketFunction, sockets: Map | None = None, queues: int = 1) -> None:
+    def __init__(self, function: PacketFunction, sockets: Map | None = None) -> None:
         generated = generated_for(function)
         self.function = function
         self.generated = generated
@@ -49,8 +49,9 @@ class LoadedFunction:
                 MapKind.PROG_ARRAY, value_size=4, entries=1, name="rw_next"
             )
             if sockets is None:
+                # Empty: no queue has a ring.
                 sockets = self._maps[definitions.SOCKETS] = Map(
-                    MapKind.XSKMAP, value_size=4, entries=queues, name="rw_sockets"
+                    MapKind.XSKMAP, value_size=4, entries=1, name="rw_sockets"
                 )
             self._sockets = sockets
             memory = control.memory().view(np.int64)
