@@ -50,6 +50,37 @@ def test_a_refusal_shows_the_users_line_and_what_to_write():
     assert error.log
 
 
+@raceway.packet_function
+def has_too_many_ways(packet):
+    total = 0
+    for i in range(40):
+        total += 1
+        for j in range(40):
+            if packet.tcp and packet.tcp.source_port == i:
+                total += packet.load8(i * j)
+            if packet.ipv6 and packet.ipv6.hop_limit == j:
+                total -= packet.load16(i + j)
+            if packet.udp and packet.udp.length > total:
+                total ^= packet.load32(14 + j)
+    return raceway.DROP if total > 100 else raceway.PASS
+
+
+@needs_root
+def test_a_function_that_is_too_complex_is_refused_after_one_walk(monkeypatch):
+    from raceway.kernel.bpf import programs
+
+    walks = []
+    real = programs._attempt
+    monkeypatch.setattr(programs, "_attempt", lambda attributes: walks.append(1) or real(attributes))
+    with pytest.raises(raceway.FunctionRefusedError) as caught:
+        raceway.simulate(has_too_many_ways, [made_packets()[0]], "kernel")
+    error = caught.value
+    assert (error.file, error.line) == (__file__, has_too_many_ways.source.tree.lineno + 4)
+    assert "for j in range(40)" in str(error)
+    assert "more ways through it than the verifier walks" in str(error)
+    assert len(walks) == 1
+
+
 @needs_root
 def test_a_loop_without_an_end_is_ended_and_counted():
     made = raceway.simulate(goes_on_for_ever, [made_packets()[0]], "kernel")

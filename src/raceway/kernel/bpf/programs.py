@@ -26,7 +26,9 @@ from raceway.kernel.bpf.system import (
 )
 from raceway.kernel.capabilities import missing, refused
 
-_FIRST_LOG, _LARGEST_LOG = 1 << 16, 1 << 28
+_FIRST_LOG, _ONLY_LOG, _LARGEST_LOG = 1 << 16, 1 << 20, 1 << 28
+LOG_STEPS, LOG_WORDS = 1, 4
+"""What the verifier writes down (BPF_LOG_LEVEL1, BPF_LOG_STATS): its steps too, or only why it refuses a program."""
 _SHOWN_LINES = 8
 # What XDP programs may add to a packet: 256 bytes of headroom, the rest of a page of tailroom.
 _ROOM_TO_GROW = 8192
@@ -154,7 +156,9 @@ class Program(Descriptor):
 
     kind: `ProgramKind`; instructions: as an `Assembler` gives them; name: at most 15 characters, shown by the kernel's
     tools; license: what the kernel's GPL-only helpers look at; flags: PROGRAM_ values of `system`; device: the index of
-    an interface to bind it to; descriptors: of module BTFs, for `call_kfunc`.
+    an interface to bind it to; descriptors: of module BTFs, for `call_kfunc`; log: LOG_WORDS or LOG_STEPS: what a
+    refusal says at the first attempt (of LOG_STEPS the last megabyte, from Linux 6.4 on). By default the program is
+    verified again, and again, until all that the verifier says is known; it may walk for seconds each time.
     Raises VerifierError, PermissionNeededError, OSError.
     """
 
@@ -169,6 +173,7 @@ class Program(Descriptor):
         flags: int = 0,
         device: int = 0,
         descriptors: Sequence[int] = (),
+        log: int = 0,
     ) -> None:
         if not instructions or len(instructions) % 8:
             raise ValueError(
@@ -188,7 +193,7 @@ class Program(Descriptor):
             expected_attach_type=expected_attach_type,
             fd_array=ctypes.addressof(array) if descriptors else 0,
         )
-        super().__init__(_load(attributes, name), f"BPF program {name!r}")
+        super().__init__(_load(attributes, name, log), f"BPF program {name!r}")
         self.kind, self.name = kind, name
 
     @property
@@ -281,22 +286,24 @@ def _info(descriptor: int) -> ProgramInfo:
     )
 
 
-def _load(attributes: LoadAttributes, name: str) -> int:
-    """PROG_LOAD; a second time with a log if it is refused."""
+def _load(attributes: LoadAttributes, name: str, level: int) -> int:
+    """PROG_LOAD; without a level a second time, with a log, if it is refused."""
     what = f"loading the BPF program {name!r}"
-    try:
-        return _attempt(attributes)
-    except OSError as error:
-        refusal = error
-    size = _FIRST_LOG
-    attributes.log_level = 1
+    if not level:
+        try:
+            return _attempt(attributes)
+        except OSError as error:
+            refusal = error
+    size = _ONLY_LOG if level else _FIRST_LOG
+    attributes.log_level = level or LOG_STEPS
     while True:
         log = ctypes.create_string_buffer(size)
         attributes.log_buf, attributes.log_size = ctypes.addressof(log), size
         try:
             return _attempt(attributes)
         except OSError as error:
-            if error.errno != errno.ENOSPC or size >= _LARGEST_LOG:
+            # Whatever it was, the kernel says ENOSPC when not all of the log had room.
+            if error.errno != errno.ENOSPC or level or size >= _LARGEST_LOG:
                 refusal = error
                 break
         size *= 4
@@ -319,9 +326,14 @@ def _attempt(attributes: LoadAttributes) -> int:
     return bpf(Command.PROG_LOAD, attributes)
 
 
+def said(log: str) -> list[str]:
+    """The lines of a log without what the verifier counted."""
+    counted = ("processed ", "verification time ", "stack depth ")
+    return [line for line in log.splitlines() if line.strip() and not line.startswith(counted)]
+
+
 def _verdict(name: str, log: str, refusal: OSError) -> str:
-    lines = [line for line in log.splitlines() if line.strip() and not line.startswith("processed ")]
-    shown = "\n  ".join(lines[-_SHOWN_LINES:])
+    shown = "\n  ".join(said(log)[-_SHOWN_LINES:])
     hint = ""
     if refusal.errno in (errno.EACCES, errno.EPERM) and missing(["CAP_PERFMON"]):
         hint = "\n(this process lacks CAP_PERFMON, without which the verifier allows less arithmetic with addresses)"

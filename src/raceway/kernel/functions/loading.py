@@ -15,7 +15,7 @@ from raceway.compile.bpf import definitions, kept
 from raceway.compile.recipe import recipe
 from raceway.compile.state.words import State
 from raceway.kernel.bpf.maps import Map
-from raceway.kernel.bpf.programs import Program
+from raceway.kernel.bpf.programs import LOG_STEPS, LOG_WORDS, Program
 from raceway.kernel.bpf.system import MAP_MMAPABLE, PROGRAM_XDP_FRAGMENTS, MapKind, ProgramKind, VerifierError
 from raceway.kernel.functions.refusals import explained
 from raceway.kernel.functions.sharing import shared
@@ -62,7 +62,7 @@ class LoadedFunction:
             counted = memory[definitions.COUNTERS_AT // 8 : size // 8]
             self._counters = counted.reshape(generated.processors, definitions.COUNTERS_STRIDE // 8)
             try:
-                self.program = self._load(generated)
+                self.program = self._load(generated, LOG_WORDS)
             except VerifierError as error:
                 raise self._refusal(error) from None
         except BaseException:
@@ -73,13 +73,13 @@ class LoadedFunction:
         from raceway.compile.bpf.generate import generate
 
         def load(generated: Generated) -> None:
-            self._load(generated).close()
+            self._load(generated, LOG_STEPS).close()
 
         return explained(
             self.function, error, lambda: generate(self.function, processors(), places=True), load
         )
 
-    def _load(self, generated: Generated) -> Program:
+    def _load(self, generated: Generated, log: int) -> Program:
         code = bytearray(generated.instructions)
         for reference in generated.references:
             at, wanted = reference.instruction * 8, reference.wanted
@@ -91,9 +91,8 @@ class LoadedFunction:
             code[at + 1] |= how << 4
             code[at + 4 : at + 8] = used.fd.to_bytes(4, "little")
             code[at + 12 : at + 16] = reference.offset.to_bytes(4, "little")
-        return Program(
-            ProgramKind.XDP, bytes(code), name=program_name(self.function.name), flags=PROGRAM_XDP_FRAGMENTS
-        )
+        name = program_name(self.function.name)
+        return Program(ProgramKind.XDP, bytes(code), name=name, flags=PROGRAM_XDP_FRAGMENTS, log=log)
 
     def go_on(self, following: Program | None) -> None:
         """Hand what passes to another program from now on, or to nobody."""
