@@ -221,7 +221,7 @@ def test_no_packet_is_lost_at_a_swap(lab):
     kind = int.from_bytes(KIND, "big")
     NUMBERED.clear()
     found: list[int] = []
-    done = threading.Event()
+    done, all_sent = threading.Event(), threading.Event()
     sent = 0
     with open_at(two, "a", "/t@xdp:mode=copy,tx=socket") as sender, two.inside("b"):
         listening = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind))
@@ -236,11 +236,11 @@ def test_no_packet_is_lost_at_a_swap(lab):
                 time.sleep(0.001)
 
         def receive() -> None:
-            while not done.is_set() or len(found) < sent:
+            while not all_sent.is_set() or len(found) < sent:
                 try:
                     found.extend(numbers([listening.recv(2048)]))
                 except TimeoutError:
-                    if done.is_set():
+                    if all_sent.is_set():
                         return
 
         with listening, raceway.attach(two.interface("b"), counts_numbered) as base:
@@ -254,6 +254,7 @@ def test_no_packet_is_lost_at_a_swap(lab):
                 done.set()
                 threads[0].join()
                 sender.flush()
+                all_sent.set()
                 threads[1].join()
             missing = sorted(set(range(sent)) - set(found))
             assert not missing, f"{len(missing)} of {sent}, from {missing[0]} on; {base.counters}"
