@@ -112,6 +112,27 @@ def test_a_function_hands_packets_to_a_ports_ring_one_by_one(lab):
         assert reaches(two, "a", two.address("b"))
 
 
+def test_a_port_that_cannot_take_functions_says_why(lab):
+    from nic_world import open_at
+
+    two = lab()
+    with (
+        open_at(two, "b", "@xdp:rx=memory") as port,
+        pytest.raises(ValueError, match="open it without rx=memory"),
+    ):
+        raceway.attach(port, no_echo)
+    with open_at(two, "b", "/t") as port, pytest.raises(ValueError, match="only transmits"):
+        raceway.attach(port, no_echo)
+    with pytest.raises(ValueError, match="7 has no XDP program"):
+        raceway.attach(7, no_echo)
+    with (
+        open_at(two, "b"),
+        two.inside("b"),
+        pytest.raises(raceway.PortBusyError, match=rf"a raceway port has it open \(process {os.getpid()}, "),
+    ):
+        raceway.attach(two.interface("b"), no_echo)
+
+
 def test_redirecting_to_no_ring_is_counted(lab):
     from nic_world import frame, open_at
 

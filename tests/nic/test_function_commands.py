@@ -72,6 +72,63 @@ def test_attach_list_and_take_off(lab, tmp_path, end):
     assert "no packet function is attached" in again.stderr
 
 
+COUNT = """
+import raceway
+from raceway import DROP, PASS
+
+SEEN = raceway.Counters("all")
+
+
+@raceway.packet_function
+def count(packet):
+    SEEN["all"] += 1
+    return PASS
+
+
+@raceway.packet_function
+def no_udp(packet):
+    return DROP if packet.udp else PASS
+"""
+
+
+def test_a_chain_is_attached_in_order_and_another_process_is_told_whose_it_is(lab, tmp_path):
+    two = lab()
+    name = two.interface("b")
+    (tmp_path / "wall.py").write_text(WALL)
+    (tmp_path / "count.py").write_text(COUNT)
+    words = [f"{tmp_path}/count.py:count", f"{tmp_path}/wall.py:wall", f"{tmp_path}/count.py:no_udp"]
+    with two.inside("b"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "raceway", "attach", name, *words, "--json"],
+            stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line == f"count, wall, no_udp are on {name} in driver mode; Ctrl-C takes them off\n"
+        assert not reaches(two, "a", two.address("b"), patience=0.3)
+        listed = json.loads(raceway_at(two, "functions", "--json").stdout.splitlines()[-1])["functions"]
+        assert [(one["position"], one["name"]) for one in listed] == [
+            (0, "count"),
+            (1, "wall"),
+            (2, "no_udp"),
+        ]
+        refused = raceway_at(two, "attach", name, words[0])
+        assert refused.returncode == 1
+        assert "count, wall, no_udp" in refused.stderr
+        assert f"process {process.pid}, " in refused.stderr
+        assert f"raceway detach {name}" in refused.stderr
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read().splitlines()
+        assert process.wait(20) == 0
+    assert rest[0].startswith("count: ")
+    first, second, _ = json.loads(rest[-1])["functions"]
+    assert first["name"] == "count"
+    assert first["counters"]["PASS"] > 0
+    assert second["counters"]["DROP"] == 1
+    assert reaches(two, "a", two.address("b"))
+
+
 @pytest.fixture
 def mounts():
     """A process in a mount namespace of its own, which has a BPF file system whatever the machine has."""
@@ -83,14 +140,11 @@ def mounts():
         holder.kill()
 
 
-def test_a_pinned_function_outlives_its_process(lab, tmp_path, mounts):
-    two = lab()
-    name = two.interface("b")
-    file = tmp_path / "wall.py"
-    file.write_text(WALL)
+@pytest.fixture
+def inside(mounts, tmp_path):
+    """Runs raceway at b in the lab's network namespace alone: its own /sys has no BPF file system."""
 
-    def inside(*words: str) -> subprocess.CompletedProcess[str]:
-        # In the lab's network namespace alone: its own /sys has no BPF file system.
+    def run(two, *words: str) -> subprocess.CompletedProcess[str]:
         enter = ["nsenter", f"--mount=/proc/{mounts}/ns/mnt", f"--wdns={tmp_path}"]
         with two.inside("b"):
             return subprocess.run(
@@ -98,17 +152,31 @@ def test_a_pinned_function_outlives_its_process(lab, tmp_path, mounts):
                 env=ENVIRONMENT, check=False,
             )  # fmt: skip
 
-    done = inside("attach", name, f"{file}:wall", "--pin")
+    return run
+
+
+@pytest.mark.parametrize("before", [[], ["count.py:count", "count.py:no_udp"]])
+def test_pinned_functions_outlive_their_process(lab, tmp_path, mounts, inside, before):
+    two = lab()
+    name = two.interface("b")
+    (tmp_path / "wall.py").write_text(WALL)
+    (tmp_path / "count.py").write_text(COUNT)
+    done = inside(two, "attach", name, *before, "wall.py:wall", "--pin")
     try:
         assert done.returncode == 0, done.stderr
+        # What drops is the last of the chain.
         assert not reaches(two, "a", two.address("b"), patience=0.3)
-        assert "pinned" in inside("functions").stdout
+        listed = inside(two, "functions").stdout
+        assert listed.count("pinned") == len(before) + 1
         path = Path(f"/proc/{mounts}/root{done.stdout.split('pinned at ')[1].strip()}")
-        assert path.exists()
+        names = sorted(one.name for one in path.parent.iterdir())
+        assert names == [path.name, *(f"{path.name}-next-{place}" for place in range(len(before) + 1))]
+        refused = inside(two, "attach", name, "wall.py:wall")
+        assert "wall (pinned at " in refused.stderr
     finally:
-        off = inside("detach", name)
+        off = inside(two, "detach", name)
     assert "wall taken off" in off.stdout, off.stderr
-    assert not path.exists()
+    assert not list(path.parent.iterdir())
     assert reaches(two, "a", two.address("b"))
     with two.inside("b"):
         assert not xdp_attached(name)

@@ -2,4 +2,6 @@
 
 attaching   `attach`: one function or a chain of them on an interface or a port
 listing     the functions that are attached on this machine, by whomever, and taking them off
+pinning     names that keep a chain when its process has ended
+occupied    why an interface cannot be had: whose functions are there
 """

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raceway.apps.functions.pinning import pin_chain, pin_path
 from raceway.errors import NoSuchInterfaceError, PortBusyError
 from raceway.kernel.bpf.links import Link, attach_xdp
 from raceway.kernel.bpf.programs import Program
-from raceway.kernel.bpf.system import pin
 from raceway.kernel.functions.chain import Chain
 from raceway.kernel.functions.loading import LoadedFunction
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from raceway.compile.function import PacketFunction
 
 MODES = ("driver", "generic")
-BPF_FILES = Path("/sys/fs/bpf")
 _lock = threading.Lock()
 
 
@@ -43,12 +42,6 @@ def interface_index(name: str) -> int:
 
         with Network() as network:
             return network.interface(name).index
-
-
-def pin_path(where: tuple[str, int]) -> Path:
-    """The name under which the link to an interface (namespace and index) is pinned."""
-    namespace = "".join(letter for letter in where[0] if letter.isdigit())
-    return BPF_FILES / "raceway" / f"xdp-{namespace}-{where[1]}"
 
 
 _chains: dict[tuple[str, int], Chain] = {}
@@ -96,24 +89,21 @@ class Attachment:
         return counted
 
     def pin(self) -> Path:
-        """Let it stay when this process ends, until `raceway detach`; return its name in the BPF file system.
+        """Let all functions of this process on the interface stay when it ends, until `raceway detach`; return the
+        link's name in the BPF file system. From then on the chain is as it is: nothing is added, and `close` takes
+        nothing off.
 
-        Only for a function that is alone on its interface. Raises ValueError, OSError.
+        Raises ValueError for functions on a port, OSError.
         """
-        if self._where is None or len(self._chain.members) != 1:
+        if self._where is None:
             raise ValueError(
-                f"{self.function.name} is one of a chain; only a function alone on its interface is pinned"
+                f"{self.function.name} is on a port, whose program ends with it; attach it to the interface to pin it"
             )
-        path = pin_path(self._where)
-        try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{path.parent}: {error.strerror}; is there a BPF file system? mount -t bpf bpf {BPF_FILES}",
-            ) from None
-        pin(self._chain.link.fd, str(path))
-        return path
+        with _lock:
+            if not self._chain.pinned:
+                pin_chain(self._chain, self._where)
+                self._chain.pinned = True
+            return pin_path(self._where)
 
     @property
     def attached(self) -> bool:
@@ -121,13 +111,16 @@ class Attachment:
         return self._open and self._chain.link.attached
 
     def close(self) -> None:
-        """Take it off. May be called twice."""
+        """Take it off, unless it is pinned. May be called twice."""
         with _lock:
             if not self._open:
                 return
             self._open = False
             try:
-                if self._chain.link.attached:
+                if self._chain.pinned:
+                    self._chain.members.remove(self._loaded)
+                    needed = bool(self._chain.members)
+                elif self._chain.link.attached:
                     needed = self._chain.remove(self._loaded)
                 else:
                     self._chain.members.remove(self._loaded)
@@ -182,6 +175,10 @@ def _attach_to_interface(name: str, function: PacketFunction, mode: str, positio
         raise PortBusyError(
             name, f"functions are attached to it in {chain.mode} mode, and {mode} was asked for"
         )
+    if chain is not None and chain.pinned:
+        raise PortBusyError(
+            name, f"its functions are pinned at {pin_path(key)}; raceway detach {name} takes them off"
+        )
     at = _position(position, len(chain.members) if chain else 0)
     loaded = LoadedFunction(function)
     try:
@@ -200,10 +197,7 @@ def _attach_to_interface(name: str, function: PacketFunction, mode: str, positio
 def _attach_to_port(port: Any, function: PacketFunction, position: int | None) -> Attachment:
     chain: Chain | None = getattr(port, "functions", None)
     if chain is None:
-        raise ValueError(
-            f"{getattr(port, 'name', port)!r} has no XDP program of its own; expected an interface's name, or a port "
-            "of one that receives by AF_XDP"
-        )
+        raise ValueError(_why_not(port))
     loaded = LoadedFunction(function, sockets=chain.sockets)
     try:
         chain.insert(_position(position, len(chain.members)), loaded)
@@ -211,6 +205,21 @@ def _attach_to_port(port: Any, function: PacketFunction, position: int | None) -
         loaded.close()
         raise
     return Attachment(port.interface.name, loaded, chain, None)
+
+
+def _why_not(port: Any) -> str:
+    """Why functions cannot be attached to what is no interface's name, nor a port that takes them."""
+    name = getattr(port, "name", None)
+    options = getattr(port, "options", None)
+    expected = "expected an interface's name, or a port of one that receives by AF_XDP"
+    if getattr(options, "receive", "") == "memory":
+        return (
+            f"{name}: with rx=memory the port's program copies each frame itself, and hands none to packet functions; "
+            "open it without rx=memory"
+        )
+    if isinstance(name, str) and getattr(port, "interface", None) is not None and not port.rx:
+        return f"{name} only transmits, so it has no XDP program; {expected}"
+    return f"{port if name is None else name!r} has no XDP program; {expected}"
 
 
 def _position(wanted: int | None, count: int) -> int:
@@ -227,7 +236,11 @@ def _link(program: Program, index: int, name: str, mode: str) -> tuple[Link, str
             continue
         try:
             return attach_xdp(program, index, how), how
-        except (PortBusyError, PermissionError, NoSuchInterfaceError):
+        except PortBusyError as error:
+            from raceway.apps.functions.occupied import explained
+
+            raise explained(name, error) from None
+        except (PermissionError, NoSuchInterfaceError):
             raise
         except OSError as error:
             wrong = error.errno in (errno.EOPNOTSUPP, errno.ERANGE, errno.EINVAL, errno.ENOSPC)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from raceway.apps.functions.attaching import network_namespace, pin_path
+from raceway.apps.functions.attaching import network_namespace
+from raceway.apps.functions.pinning import pin_path, unpin
 from raceway.compile.bpf import definitions
 from raceway.kernel.bpf.links import Link, links
 from raceway.kernel.bpf.maps import Map
@@ -27,7 +27,8 @@ _LONGEST_CHAIN = 64
 class AttachedFunction:
     """A function on an interface of the calling thread's network namespace.
 
-    name: as far as the kernel keeps it (12 letters); position: in its chain; counters: packets by verdict, and why.
+    name: as far as the kernel keeps it (12 letters); position: in its chain; pin: the name in the BPF file
+    system that its chain has there, "" if it has none; counters: packets by verdict, and why.
     """
 
     interface: str
@@ -37,6 +38,7 @@ class AttachedFunction:
     program: int
     link: int
     pinned: bool
+    pin: str
     counters: dict[str, int]
 
 
@@ -50,7 +52,8 @@ def attached_functions() -> list[AttachedFunction]:
             interface = socket.if_indextoname(link.index)
         except OSError:
             continue
-        pinned = pin_path((network_namespace(), link.index)).exists()
+        path = pin_path((network_namespace(), link.index))
+        pin = str(path) if path.exists() else ""
         program: int | None = link.program
         for position in range(_LONGEST_CHAIN):
             if program is None:
@@ -64,7 +67,7 @@ def attached_functions() -> list[AttachedFunction]:
                 break
             found.append(
                 AttachedFunction(
-                    interface, link.mode, position, info.name[3:], program, link.id, pinned, counters
+                    interface, link.mode, position, info.name[3:], program, link.id, bool(pin), pin, counters
                 )
             )
             program = following
@@ -101,6 +104,5 @@ def detach(name: str) -> list[str]:
     for number in dict.fromkeys(one.link for one in there):
         with Link(open_id(Command.LINK_GET_FD_BY_ID, number), f"XDP link to {name}") as link:
             link.detach()
-    path: Path = pin_path((network_namespace(), index))
-    path.unlink(missing_ok=True)
+    unpin((network_namespace(), index))
     return [one.name for one in there]

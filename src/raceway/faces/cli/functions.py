@@ -12,6 +12,7 @@ ATTACH_EPILOG = """[bold]Examples[/bold]
 sudo raceway attach eth0 wall.py:wall         until Ctrl-C
 sudo raceway attach eth0 wall.py:wall --pin   until raceway detach eth0
 sudo raceway attach eth0 wall.py:wall --mode generic
+sudo raceway attach eth0 wall.py:wall count.py:web   what wall lets pass goes to web
 """
 DETACH_EPILOG = """[bold]Examples[/bold]
 
@@ -30,49 +31,56 @@ _Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last
 
 def attach(
     interface: Annotated[str, typer.Argument(metavar="IFACE", help="A network interface.")],
-    function: Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="The packet function.")],
+    functions: Annotated[
+        list[str], typer.Argument(metavar="FILE.py:FUNCTION...", help="The packet functions, in order.")
+    ],
     mode: Annotated[
         str, typer.Option("--mode", help="driver or generic; the better one that can be had by default.")
     ] = "",
     pin: Annotated[bool, typer.Option("--pin", help="Leave it there, and return at once.")] = False,
     json: _Json = False,
 ) -> None:
-    """Let a packet function decide, in the kernel, about every packet that comes
+    """Let packet functions decide, in the kernel, about every packet that comes
     in at an interface.
 
-    The function is compiled to eBPF and attached as XDP. It stays until Ctrl-C
-    or the end of this process, however that comes; with --pin until raceway
-    detach. At the end it prints what became of the packets.
+    A function is compiled to eBPF and attached as XDP. Of several each gets what
+    the one before lets pass. They stay until Ctrl-C or the end of this process,
+    however that comes; with --pin until raceway detach. At the end it prints
+    what became of the packets.
     """
     import signal
+    from contextlib import ExitStack
 
     import raceway
     from raceway.faces.cli.loading import load_function
 
-    attachment = raceway.attach(interface, load_function(function), mode=mode)
-    name = attachment.function.name
-    if pin:
-        path = attachment.pin()
-        _say(
-            json,
-            f"{name} is on {interface} in {attachment.mode} mode, pinned at {path}",
-            mode=attachment.mode,
-        )
-        return
-    with attachment:
-        print(f"{name} is on {interface} in {attachment.mode} mode; Ctrl-C takes it off", flush=True)
+    loaded = [load_function(one) for one in functions]
+    with ExitStack() as stack:
+        chain = [stack.enter_context(raceway.attach(interface, one, mode=mode)) for one in loaded]
+        names, are = ", ".join(one.function.name for one in chain), "is" if len(chain) == 1 else "are"
+        how = chain[0].mode
+        if pin:
+            path = chain[0].pin()
+            _say(json, f"{names} {are} on {interface} in {how} mode, pinned at {path}", mode=how)
+            return
+        end = "it" if len(chain) == 1 else "them"
+        print(f"{names} {are} on {interface} in {how} mode; Ctrl-C takes {end} off", flush=True)
         try:
-            while attachment.attached:
+            while chain[0].attached:
                 signal.sigtimedwait([], 0.5)
-            print(f"{name} was taken off {interface}")
+            print(f"{names} {'was' if len(chain) == 1 else 'were'} taken off {interface}")
         except KeyboardInterrupt:
             pass
-        counters = {key: value for key, value in attachment.counters.items() if value}
-    _say(
-        json,
-        "  ".join(f"{key} {value:,}" for key, value in counters.items()) or "no packets",
-        counters=counters,
-    )
+        counted = [{key: value for key, value in one.counters.items() if value} for one in chain]
+    for one, counters in zip(chain, counted, strict=True):
+        text = "  ".join(f"{key} {value:,}" for key, value in counters.items()) or "no packets"
+        print(text if len(chain) == 1 else f"{one.function.name}: {text}", flush=True)
+    if json:
+        by_function = [
+            {"name": one.function.name, "counters": counters}
+            for one, counters in zip(chain, counted, strict=True)
+        ]
+        _print_json(counters=counted[0], functions=by_function)
 
 
 def detach(

@@ -23,7 +23,7 @@ class Chain:
     """The functions of this process on one interface, in order.
 
     mode: of the link; sockets: where REDIRECT leads to (a port's rings), if anywhere; alone: the program that the link
-    has while there are no functions (a port's own, which gives the rings everything).
+    has while there are no functions (a port's own, which gives the rings everything); pinned: it stays as it is.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class Chain:
     ) -> None:
         self.link, self.mode, self.sockets, self.alone = link, mode, sockets, alone
         self.members: list[LoadedFunction] = []
+        self.pinned = False
 
     def insert(self, position: int, member: LoadedFunction) -> None:
         """Put a function in before the one at a position: first its way on, then the way to it."""
