@@ -183,6 +183,34 @@ def test_wrong_words_are_told(lab):
             assert not reaches(two, "a", two.address("b"), patience=0.3)
 
 
+JUMBO = raceway.Counters("longest", "beyond")
+
+
+@raceway.packet_function
+def measures_echoes(packet):
+    if packet.icmp:
+        if len(packet) > JUMBO["longest"]:
+            JUMBO["longest"] = len(packet)
+        if packet.icmp.sequence_number > 1:
+            return PASS if packet.load8(len(packet) - 1) >= 0 else DROP
+    return PASS
+
+
+@pytest.mark.parametrize("mode", ["driver", "generic"])
+def test_a_jumbo_frame_has_its_whole_length_and_no_byte_that_is_not_there(lab, mode):
+    two = lab(mtu=9000)
+    JUMBO.clear()
+    with two.inside("b"), raceway.attach(two.interface("b"), measures_echoes, mode=mode) as attachment:
+        assert reaches(two, "a", two.address("b"), size=8000)
+        assert JUMBO["longest"] == 14 + 20 + 8 + 8000
+        assert attachment.counters["later_buffer"] == 0
+        # The second echo request of one ping is asked for its last byte.
+        command = ["ping", "-c", "2", "-i", "0.01", "-W", "0.3", "-M", "do", "-s", "8000", two.address("b")]
+        done = two.run("a", command, capture_output=True, text=True, timeout=20)
+        assert "2 packets transmitted, 1 received" in done.stdout
+        assert attachment.counters["later_buffer"] == attachment.counters["out_of_bounds"] == 1
+
+
 HOLDER = """
 import sys, time
 import raceway

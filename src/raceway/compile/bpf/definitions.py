@@ -4,10 +4,14 @@ What the program shares with whoever loaded it is one array of the kernel's, the
 
     | simulated | time | port | ring | time offset | ... |  64 bytes
     | zeros, of which the verifier does not know that     |  up to 8 KiB (`loops`)
-    | counters of processor 0 | of processor 1 | ...     |  128 bytes each, by `COUNTERS`
+    | counters of processor 0 | of processor 1 | ...     |  128 bytes each, by `COUNTERS`; the last word: MORE
 
-A processor runs one packet at a time, and so adds to its own counters without a lock. `simulated`: time, port and ring
-are those of the record, and not the kernel's; `time offset`: what the kernel's TAI clock is ahead of 1970's.
+A processor runs one packet at a time, and so adds to its own counters without a lock. It also keeps there how much of
+the packet is not between `data` and `data_end`: what a driver has put into further buffers (jumbo frames, packets
+merged on arrival). `len(packet)` counts it; the bytes are out of reach, and a function that asks for them is ABORTED.
+
+`simulated`: time, port and ring are those of the record, and not the kernel's; `time offset`: what the kernel's TAI
+clock is ahead of 1970's.
 """
 
 from __future__ import annotations
@@ -24,14 +28,17 @@ SIMULATED, TIME, PORT, RING, TIME_OFFSET = 0, 8, 16, 24, 32
 ZEROS_AT, COUNTERS_AT, COUNTERS_STRIDE = 64, 8192, 128
 COUNTERS = (
     "ABORTED", "DROP", "PASS", "TX", "REDIRECT",
-    "out_of_bounds", "arithmetic", "bad_verdict", "other_error", "loop_limit", "no_ring",
+    "out_of_bounds", "arithmetic", "bad_verdict", "other_error", "loop_limit", "no_ring", "later_buffer",
 )  # fmt: skip
-"""Packets by verdict, then why those that were ABORTED were, and how many that were to go to a ring found none."""
+"""Packets by verdict; why those that were ABORTED were; how many that were to go to a ring found none; and how many of
+those out of bounds were packets in several buffers."""
+MORE = COUNTERS_STRIDE - 8
+"""Where, in a processor's counters, the bytes of its packet that are in further buffers stand."""
 NEXT, SOCKETS = "raceway_next", "raceway_sockets"
 """Maps: the program that goes on with what passes (at 0, if there is one), and the AF_XDP socket of each queue."""
 
 # Helpers, by their numbers in linux/bpf.h.
-_PROCESSOR, _TAIL_CALL, _ADJUST_HEAD, _REDIRECT_MAP, _TIME_TAI = 8, 12, 44, 51, 208
+_PROCESSOR, _TAIL_CALL, _ADJUST_HEAD, _REDIRECT_MAP, _WHOLE_LENGTH, _TIME_TAI = 8, 12, 44, 51, 188, 208
 
 _HEAD = f"""
 target datalayout = "{LAYOUT}"
@@ -61,7 +68,10 @@ define i64 @raceway_length(ptr %data, ptr %end) alwaysinline {{
   %end_number = ptrtoint ptr %end to i64
   %data_number = ptrtoint ptr %data to i64
   %difference = sub i64 %end_number, %data_number
-  %length = {_BARRIER.replace("{VALUE}", "%difference")}
+  %hidden = {_BARRIER.replace("{VALUE}", "%difference")}
+  %place = call ptr @raceway_more()
+  %more = load i64, ptr %place
+  %length = add i64 %hidden, %more
   ret i64 %length
 }}
 define i64 @raceway_offset(i64 %offset) alwaysinline {{
@@ -135,6 +145,17 @@ define i1 @raceway_compare_exchange(ptr %place, i64 %expected, i64 %value) alway
 }}
 """
 
+_MORE = f"""
+define internal ptr @raceway_more() alwaysinline {{
+  %processor_number = call i64 inttoptr (i64 {_PROCESSOR} to ptr)()
+  %processor = and i64 %processor_number, {{PROCESSORS_MASK}}
+  %line = mul i64 %processor, {COUNTERS_STRIDE}
+  %start = getelementptr i8, ptr @{CONTROL}, i64 {COUNTERS_AT + MORE}
+  %place = getelementptr i8, ptr %start, i64 %line
+  ret ptr %place
+}}
+"""
+
 _STATE = """
 @raceway_words_{SERIAL} = external global i64
 define ptr @raceway_state_{SERIAL}() alwaysinline {
@@ -200,6 +221,12 @@ entry:
   %end_short = load i32, ptr %end_place
   %end_number = zext i32 %end_short to i64
   %end = inttoptr i64 %end_number to ptr
+  %whole = call i64 inttoptr (i64 {_WHOLE_LENGTH} to ptr)(ptr %context)
+  %first = sub i64 %end_number, %data_number
+  %hidden = {_BARRIER.replace("{VALUE}", "%first")}
+  %more = sub i64 %whole, %hidden
+  %more_place = call ptr @raceway_more()
+  store i64 %more, ptr %more_place
   %found = call i64 @raceway_decide(ptr %context, ptr %data, ptr %end)
   switch i64 %found, label %decided [
     i64 {{BAD_VERDICT}}, label %bad
@@ -210,13 +237,19 @@ entry:
 bad:
   br label %failed
 outside:
+  %later_place = call ptr @raceway_more()
+  %later = load i64, ptr %later_place
+  %is_later = icmp ne i64 %later, 0
+  br i1 %is_later, label %counted, label %failed
+counted:
+  call void @raceway_count(i64 11)
   br label %failed
 arithmetic:
   br label %failed
 other:
   br label %failed
 failed:
-  %reason = phi i64 [ 7, %bad ], [ 5, %outside ], [ 6, %arithmetic ], [ 8, %other ]
+  %reason = phi i64 [ 7, %bad ], [ 5, %outside ], [ 5, %counted ], [ 6, %arithmetic ], [ 8, %other ]
   call void @raceway_count(i64 %reason)
   br label %decided
 decided:
@@ -276,7 +309,7 @@ def control_size(processors: int) -> int:
 
 def entry(codes: dict[str, int], processors: int) -> str:
     """The program around the function. codes: what `raceway_decide` returns for each kind of failure."""
-    text = _ENTRY + f"@{CONTROL} = external global [{COUNTERS_AT} x i8]\n"
+    text = _ENTRY + _MORE + f"@{CONTROL} = external global [{COUNTERS_AT} x i8]\n"
     numbers = {
         **codes, "PROCESSOR": _PROCESSOR, "PROCESSORS_MASK": processors - 1, "STRIDE": COUNTERS_STRIDE,
         "AT": COUNTERS_AT,
@@ -286,9 +319,13 @@ def entry(codes: dict[str, int], processors: int) -> str:
     return _HEAD + text
 
 
-def primitives(used: list[State]) -> str:
+def primitives(used: list[State], processors: int) -> str:
     """The primitives that parts call."""
-    return _HEAD + _PRIMITIVES + "".join(_STATE.replace("{SERIAL}", str(state.serial)) for state in used)
+    more = _MORE.replace("{PROCESSORS_MASK}", str(processors - 1))
+    more += f"@{CONTROL} = external global [{COUNTERS_AT} x i8]\n"
+    return (
+        _HEAD + _PRIMITIVES + more + "".join(_STATE.replace("{SERIAL}", str(state.serial)) for state in used)
+    )
 
 
 def given() -> str:

@@ -75,7 +75,7 @@ def generate(function: PacketFunction, processors: int, *, places: bool = False)
     _optimise(module, machine)
     text = widened(str(module))
     module = binding.parse_assembly(hidden_more(text) if large else _constant_offsets(text))
-    for text in (definitions.primitives(used), definitions.given()):
+    for text in (definitions.primitives(used, processors), definitions.given()):
         module.link_in(binding.parse_assembly(text))
     _inline(module, arguments=_ARGUMENTS)
     _optimise(module, machine)

@@ -39,7 +39,9 @@ class State:
     CONTENT: names of attributes that are not about what compiled code of the object looks like.
     """
 
-    CONTENT: ClassVar[frozenset[str]] = frozenset({"words", "memory", "serial", "kernel_map", "address", "alone", "writing"})
+    CONTENT: ClassVar[frozenset[str]] = frozenset(
+        ("words", "memory", "serial", "kernel_map", "address", "alone", "writing")
+    )
 
     def __init__(self, count: int) -> None:
         size = -(-count * 8 // PAGE) * PAGE
