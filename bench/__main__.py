@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import filters, kernel_functions, programs
+from bench import attaching, filters, kernel_functions, programs
 from bench.gaps import gap_errors
 from bench.peers import (
     Measurement,
@@ -143,6 +143,9 @@ def table(rounds: int, scale: float, wanted: Callable[[Row], bool]) -> list[Row]
             min(rounds, 3),
         )
     add(kernel_functions.row(), kernel_functions.ours, kernel_functions.theirs)
+    attached = attaching.rows()
+    if any(wanted(row) for row in attached):
+        rows += contest(attaching.ours, [(attaching.theirs, attached)], min(rounds, 3))
     rows += file_rows(expression, rounds, int(40_000_000 * scale), wanted)
     return rows
 
