@@ -183,6 +183,33 @@ def test_wrong_words_are_told(lab):
             assert not reaches(two, "a", two.address("b"), patience=0.3)
 
 
+TAGS = raceway.Counters("tagged", "plain")
+
+
+@raceway.packet_function
+def looks_for_tags(packet):
+    if packet.vlan:
+        TAGS["tagged"] += 1
+    elif packet.icmp:
+        TAGS["plain"] += 1
+    return PASS
+
+
+def test_a_tag_beside_the_packet_is_not_seen_and_stays_with_what_passes(lab):
+    """docs/kernel-functions.md says when, and what to switch off so that it is seen."""
+    from nic_world import ethtool
+
+    two = lab(vlan=7, ipv6=False)
+    TAGS.clear()
+    with two.inside("b"), raceway.attach(two.interface("b"), looks_for_tags):
+        assert reaches(two, "a", two.address("b"))
+        assert (TAGS["tagged"], TAGS["plain"]) == (0, 1)
+        ethtool(two, "a", f"-K {two.interface('a')} txvlan off")
+        assert reaches(two, "a", two.address("b"))
+        assert TAGS["tagged"] > 0
+        assert TAGS["plain"] == 1
+
+
 JUMBO = raceway.Counters("longest", "beyond")
 
 
