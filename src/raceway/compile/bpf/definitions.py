@@ -38,7 +38,7 @@ NEXT, SOCKETS = "raceway_next", "raceway_sockets"
 """Maps: the program that goes on with what passes (at 0, if there is one), and the AF_XDP socket of each queue."""
 
 # Helpers, by their numbers in linux/bpf.h.
-_PROCESSOR, _TAIL_CALL, _ADJUST_HEAD, _REDIRECT_MAP, _WHOLE_LENGTH, _TIME_TAI = 8, 12, 44, 51, 188, 208
+_PROCESSOR, _TAIL_CALL, _ADJUST_HEAD, _REDIRECT_MAP, _TIME_TAI = 8, 12, 44, 51, 208
 
 _HEAD = f"""
 target datalayout = "{LAYOUT}"
@@ -145,6 +145,7 @@ define i1 @raceway_compare_exchange(ptr %place, i64 %expected, i64 %value) alway
 }}
 """
 
+_WHOLE_LENGTH = 188  # bpf_xdp_get_buff_len
 _MORE = f"""
 define internal ptr @raceway_more() alwaysinline {{
   %processor_number = call i64 inttoptr (i64 {_PROCESSOR} to ptr)()
