@@ -17,6 +17,7 @@ import ast
 import builtins
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar
@@ -194,9 +195,10 @@ class Rewriter(ast.NodeTransformer):
             node.func = self.visit(node.func)
             return node
         if function is int:
-            return self._helped("number", node.args, node)
+            return self._helped("raceway_number", _helpers().number, node.args, node)
         if function is min or function is max:
-            return self._helped("smallest" if function is min else "largest", node.args, node)
+            name = "smallest" if function is min else "largest"
+            return self._helped(f"raceway_{name}", getattr(_helpers(), name), node.args, node)
         if getattr(builtins, getattr(function, "__name__", ""), None) is function:
             return node
         node.func = self.outside(self.helper(function, self.source, node.func), node.func)
@@ -213,7 +215,9 @@ class Rewriter(ast.NodeTransformer):
             return self.generic_visit(node)
         if value == () or (isinstance(right, ast.Tuple) and not right.elts):
             self.source.refuse(right, "an empty tuple contains nothing")
-        call = self._helped("among", [self.visit(node.left), self.visit(right)], node)
+        call = self._helped(
+            "raceway_among", _helpers().among, [self.visit(node.left), self.visit(right)], node
+        )
         return call if isinstance(node.ops[0], ast.In) else _at(ast.UnaryOp(ast.Not(), call), node)
 
     def visit_BinOp(self, node: ast.BinOp) -> Any:
@@ -265,11 +269,10 @@ class Rewriter(ast.NodeTransformer):
                 return None
             self.source.refuse(right, f"a shift by {right.value} is outside 0 to 63")
         name = "shift_left" if isinstance(operation, ast.LShift) else "shift_right"
-        return self._helped(name, [left, right], node)
+        return self._helped(f"raceway_{name}", getattr(_helpers(), name), [left, right], node)
 
-    def _helped(self, operation: str, arguments: list[ast.expr], node: ast.AST) -> ast.expr:
-        name = f"raceway_{operation}"
-        self.scope[name] = self.operation(operation)
+    def _helped(self, name: str, operation: _Operation, arguments: list[ast.expr], node: ast.AST) -> ast.expr:
+        self.scope[name] = self.operation(operation.name)
         return _at(ast.Call(_at(ast.Name(name, ast.Load()), node), arguments, []), node)
 
     def operation(self, name: str) -> Any:
@@ -277,6 +280,25 @@ class Rewriter(ast.NodeTransformer):
         from raceway.compile import native_helpers
 
         return getattr(native_helpers, name)
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """A function of `native_helpers`, by its name: that module imports the compiler."""
+
+    name: str
+
+
+class _Operations:
+    def __getattr__(self, name: str) -> _Operation:
+        return _Operation(name)
+
+
+def _helpers() -> Any:
+    return _OPERATIONS
+
+
+_OPERATIONS = _Operations()
 
 
 def _at(made: _Node, node: ast.AST) -> _Node:
