@@ -99,6 +99,8 @@ class _Reader:
             return f"prefix {value.family} {value.value:#x}/{value.length}"
         if type(value) in (IPv4Address, IPv6Address, MACAddress):
             return f"address {value.family} {int(value):#x}"
+        if isinstance(value, type) and value.__module__ == "builtins":
+            return f"builtin {value.__name__}"
         raise _NoTextError
 
     def _state(self, state: State) -> str:

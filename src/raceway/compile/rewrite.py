@@ -271,8 +271,8 @@ class Rewriter(ast.NodeTransformer):
         name = "shift_left" if isinstance(operation, ast.LShift) else "shift_right"
         return self._helped(f"raceway_{name}", getattr(_helpers(), name), [left, right], node)
 
-    def _helped(self, name: str, operation: _Operation, arguments: list[ast.expr], node: ast.AST) -> ast.expr:
-        self.scope[name] = self.operation(operation.name)
+    def _helped(self, name: str, function: Any, arguments: list[ast.expr], node: ast.AST) -> ast.expr:
+        self.scope[name] = self.operation(function.name) if isinstance(function, _Operation) else function
         return _at(ast.Call(_at(ast.Name(name, ast.Load()), node), arguments, []), node)
 
     def operation(self, name: str) -> Any:
