@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from bench import wires
+from bench import kernel_filters, wires
 from bench.peers import Measurement, PeerUnavailable
 from bench.peers.af_xdp import dpdk_echo, dpdk_forward, dpdk_receive, dpdk_transmit
 from bench.peers.kernel_paths import linux_bridge, packet_send, tap_write, udp_ping_pong
@@ -85,6 +85,16 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
                 (
                     partial(dpdk_echo, seconds),
                     [_trip(f"{work}, `@xdp:rx=memory`", "DPDK af_xdp, testpmd echoes") for work in both],
+                )
+            ],
+        ),
+        (
+            partial(kernel_filters.ours, seconds),
+            [
+                (
+                    partial(kernel_filters.theirs, seconds),
+                    [_row("filter expression in the kernel, count or drop on veth",
+                          "classic BPF on a raw socket", 1.5)],
                 )
             ],
         ),

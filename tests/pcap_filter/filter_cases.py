@@ -90,7 +90,7 @@ class _Held:
 
 
 def compiled(program):
-    from raceway.compile.pcap_filter.native import compile_kernel
+    from raceway.compile.pcap_filter.kernels import compile_kernel
 
     return compile_kernel(_Held(program), counts=True)
 

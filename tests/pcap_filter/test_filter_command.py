@@ -174,3 +174,66 @@ def test_bridge_and_replay_pass_on_what_an_expression_accepts(tmp_path):
     assert report["packets"] - report["drops"]["function"] == len(expected)
     both = call("bridge", "-i", "null:", "-i", "null:", "--filter", "udp", "--through", "x.py:f", status=2)
     assert b"raceway.expression" in both.stderr
+
+
+def as_pcap(capture, *, order, nanosecond):
+    """A capture as a pcap file of a byte order and a resolution; the records, each with its header, beside it."""
+    magic = 0xA1B23C4D if nanosecond else 0xA1B2C3D4
+    unit = 1 if nanosecond else 1000
+    head = struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 262144, 1)
+    rows = zip(capture, capture.timestamps.tolist(), capture.wire_lengths.tolist(), strict=True)
+    records = [
+        struct.pack(f"{order}IIII", time // 10**9, time % 10**9 // unit, len(packet), wire) + packet
+        for packet, time, wire in rows
+    ]
+    return head, records
+
+
+@pytest.mark.parametrize("nanosecond", [True, False])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_pcap_to_pcap_keeps_every_record_and_the_clock(order, nanosecond, tmp_path):
+    """Also over many windows of both files, and where some of the file is read at a time and less is written."""
+    capture = raceway.load_capture(DEMO)
+    head, records = as_pcap(capture, order=order, nanosecond=nanosecond)
+    wanted = raceway.expression("tcp port 80 and net 192.0.2.0/24")
+    kept = [bool(wanted(packet)) for packet in capture]
+    times = 1 if INTERPRETED else 3
+    path, out = tmp_path / "in.pcap", tmp_path / "out.pcap"
+    path.write_bytes(head + b"".join(records) * times)
+    expected_head, expected = as_pcap(capture, order="<", nanosecond=nanosecond)
+    whole = expected_head + b"".join(one for one, keep in zip(expected, kept, strict=True) if keep) * times
+    target = "interpreted" if INTERPRETED else "native"
+    for window, background in ((5000, False), (1 << 20, True)):
+        with CaptureReader(path, window=window) as reader:
+            assert reader.nanosecond == nanosecond
+            with CaptureWriter(out, nanosecond=nanosecond, window=window, background=background) as writer:
+                run = FilterRun(reader, "tcp port 80 and net 192.0.2.0/24", target)
+                run.run(writer)
+        assert run.packets == times * len(records)
+        assert run.accepted == writer.packets == times * sum(kept)
+        assert out.read_bytes() == whole
+
+
+def test_the_whole_run_and_single_steps_say_the_same(tmp_path):
+    target = "interpreted" if INTERPRETED else "native"
+    outputs = []
+    for step in (True, False):
+        out = tmp_path / f"{step}.pcapng"
+        with CaptureReader(DEMO, window=3000) as reader, CaptureWriter(out, window=1) as writer:
+            run = FilterRun(reader, "udp", target)
+            if step:
+                rows = []
+                while (accepted := run.step(writer)) is not None:
+                    rows += accepted.tolist()
+                assert len(rows) == run.packets
+                assert sum(map(bool, rows)) == run.accepted
+            else:
+                run.run(writer)
+        outputs.append((run.packets, run.bytes, run.accepted, out.read_bytes()))
+    assert outputs[0] == outputs[1]
+
+
+def test_a_full_disk_is_told_once_and_ends_the_run():
+    result = call("filter", "-r", DEMO, "-w", "/dev/full", "tcp", status=1)
+    assert b"No space left on device: '/dev/full'" in result.stderr
+    assert result.stderr.count(b"No space") == 1

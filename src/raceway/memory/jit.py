@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -41,6 +42,11 @@ interpreted_batches: dict[int, Callable[[int], int]] = {}
 _PACKAGE = Path(__file__).resolve().parent.parent
 _KEPT_CACHES = 4
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+
+
+def numba_options() -> dict[str, Any]:
+    """How numba compiles the data plane: without Python's lock, and with NumPy's meaning of a division by zero."""
+    return dict(_OPTIONS)
 
 
 def inner(function: F) -> F:
@@ -92,6 +98,8 @@ class Entry:
         if self._compiled is None:
             import numba
 
+            # Records are known to the compiler once this is there.
+            import_module("raceway.memory.lowering")
             dispatcher = numba.njit(**_OPTIONS)(self.python)
             # The directory's name says nothing of files outside the package, so their loops are never kept.
             ours = Path(self.python.__code__.co_filename).is_relative_to(_PACKAGE)

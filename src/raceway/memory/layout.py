@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from raceway.memory.scanning import SCAN
 from raceway.memory.structures import structure
 
 CACHE_LINE = 64
@@ -57,6 +56,12 @@ METADATA = np.dtype(
 """24 bytes beside a slot, filled by adapters that know more than a NIC: nanoseconds since 1970 (0: unknown),
 bytes on the wire before a capture cut the packet (0: as many as `length`), LINKTYPE_ value (0: the port's), bytes of
 payload a segment of a packet that is larger than a wire's (0: as many as the port that cuts it finds room for)."""
+
+SCAN = np.dtype(
+    [(f"{kind}_{field}", "<i4") for kind in ("lowest", "highest", "bad", "union", "sum")
+     for field in ("buffer", "length", "offset", "flags")]
+)  # fmt: skip
+"""Limits and result of a look at many slots (`memory.scanning`), one after another; 80 bytes."""
 
 REGION = np.dtype(
     [

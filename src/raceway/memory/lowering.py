@@ -22,6 +22,8 @@ from numba.extending import (
     type_callable,
 )
 
+from raceway.memory.structures import announce
+
 _i64 = ir.IntType(64)
 _byte_pointer = ir.IntType(8).as_pointer()
 
@@ -191,3 +193,6 @@ def call_batch(typing: Any, function: Any, argument: Any) -> Any:
         return builder.call(builder.inttoptr(arguments[0], kind), [arguments[1]])
 
     return types.int64(types.int64, types.int64), generate
+
+
+announce(register_structure)

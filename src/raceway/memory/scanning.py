@@ -21,16 +21,12 @@ from typing import Any
 import numpy as np
 
 from raceway.memory.jit import INTERPRETED
+from raceway.memory.layout import SCAN
 from raceway.memory.structures import structure
 
 SPAN = 1 << 14
 """Slots that may be scanned at a time: so many lengths of 65,536 add up to less than 2^31."""
 
-SCAN = np.dtype(
-    [(f"{kind}_{field}", "<i4") for kind in ("lowest", "highest", "bad", "union", "sum")
-     for field in ("buffer", "length", "offset", "flags")]
-)  # fmt: skip
-"""Limits and result, one after another; 80 bytes."""
 Scan = structure("Scan", SCAN)
 RESULT: int = SCAN.fields["bad_buffer"][1]  # type: ignore[index]
 

@@ -12,6 +12,7 @@ The address is believed. Who calls `Ring(address)` has got the address from a re
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -59,10 +60,24 @@ def structure(name: str, dtype: np.dtype[Any]) -> Any:
         body[field] = _property(_CTYPES[code], offset)
     made = type(name, (Structure,), body)
     if not INTERPRETED:
-        from raceway.memory import lowering
-
-        lowering.register_structure(made)
+        _compiled_later.append(made)
+        if _register:
+            announce(_register[0])
     return made
+
+
+_compiled_later: list[Any] = []
+_register: list[Callable[[Any], None]] = []
+
+
+def announce(register: Callable[[Any], None]) -> None:
+    """Hand every class, and each that will be made, to what makes them known to the compiler.
+
+    It calls this itself when it is imported: so a program whose loops are all kept from before never imports it.
+    """
+    _register[:] = [register]
+    while _compiled_later:
+        register(_compiled_later.pop(0))
 
 
 def _property(kind: Any, offset: int) -> property:

@@ -1,50 +1,42 @@
-"""The two loops over a window of a capture file: list its packets, and write those that are accepted. Data plane.
+"""The loop over a capture file: list packets of the reader's window, judge them, write those that are accepted.
 
-Between the two lies the judgement of all packets of the window at once, so that it can be any target's.
+    list  ->  judge  ->  write      some hundred packets at a time, so that what one step has
+    ^                      |        touched is still in the processor's nearest cache for the next
+    +----------------------+
+
+Data plane. The judge is machine code that works on slots and metadata as on any ring's, and Python where there is none.
+Records that stand in the output as they do in the input (pcap to pcap, same clock and byte order) are copied as they
+are, neighbours together; all others get new headers.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
-from raceway.memory.access import load_u32
-from raceway.memory.jit import entry
-from raceway.memory.layout import METADATA_SIZE, SLOT_SIZE, Metadata, Slot
-from raceway.memory.structures import structure
-from raceway.ports.pcap.formats import LINK_NULL_EXPLICIT, PACKET_MINIMUM, PCAP
+from raceway.apps.filter.records import (
+    AT_END,
+    FULL_ROWS,
+    JUDGE,
+    LIST,
+    WAIT_FOR_FILE,
+    WAIT_FOR_JUDGE,
+    WAIT_FOR_WRITER,
+    WRITE,
+    Pass,
+)
+from raceway.memory.access import call_batch, load_u32
+from raceway.memory.jit import entry, inner
+from raceway.memory.layout import METADATA_SIZE, SLOT_SIZE, Batch, Metadata, Slot
+from raceway.ports.pcap.formats import LINK_NULL_EXPLICIT, PACKET_MINIMUM, PCAP, RECORD_HEADER
 from raceway.ports.pcap.parse import FOUND, SKIPPED, WAIT, next_record
 from raceway.ports.pcap.records import Reader, Writer
 from raceway.ports.pcap.sync import copy_packet, write_end, write_header
 
-PASS = np.dtype(
-    [
-        (name, "<i8")
-        for name in (
-            "reader",
-            "writer",
-            "slots",
-            "metadata",
-            "limit",
-            "count",
-            "accepted",
-            "next",
-            "bytes",
-            "mixed",
-            "kept",
-        )
-    ]
-)
-"""`slots`, `metadata`: `limit` rows of each, of which `count` are in use; a slot's buffer is the packet's offset in the
-window. `accepted`: as many 32-bit numbers, 0 for packets that are not written. `next`: the first that is not yet.
-`bytes`: of all that are listed; `mixed`: whether their link types differ; `kept`: how many are accepted."""
-Pass = structure("Pass", PASS)
+_SPARE = 64
 
 
-@entry
-def list_packets(address: int) -> int:
-    """List the packets of the reader's window; 1 if Python must serve the window, 2 if there are more than rows, 0 at
-    the end of the file or before what is malformed."""
-    run = Pass(address)
+@inner
+def list_packets(run: Pass) -> int:
+    """List packets of the reader's window; WAIT_FOR_FILE if Python must serve the window, FULL_ROWS if there are more
+    than rows, AT_END at the end of the file or before what is malformed."""
     reader = Reader(run.reader)
     window = reader.window
     position = window + reader.begin
@@ -57,16 +49,15 @@ def list_packets(address: int) -> int:
     octets = 0
     mixed = 0
     first = -1
-    run.bytes = 0
-    run.mixed = 0
+    unknown = 0
+    run.count = 0
     if reader.error != 0:
-        run.count = 0
-        return 0
+        return AT_END
     while verdict in (FOUND, SKIPPED) and count < limit:
         verdict, following, data, captured, wire, time, link_type = next_record(reader, position, end)
         if verdict == FOUND:
             if time < 0:
-                reader.timestamps_unknown += 1
+                unknown += 1
                 time = 0
             slot = Slot(slots)
             slot.buffer = data - window
@@ -86,35 +77,73 @@ def list_packets(address: int) -> int:
         position = following
     reader.begin = position - window
     reader.records += count
+    reader.timestamps_unknown += unknown
     run.count = count
-    run.bytes = octets
+    run.packets += count
+    run.bytes += octets
     run.mixed = mixed
+    run.link_type = first
     if verdict in (FOUND, SKIPPED):
-        return 2
-    return 1 if verdict == WAIT else 0
+        return FULL_ROWS
+    return WAIT_FOR_FILE if verdict == WAIT else AT_END
 
 
-@entry
-def count_accepted(address: int) -> int:
-    """Set `kept`."""
-    run = Pass(address)
-    accepted = run.accepted
+@inner
+def count_accepted(run: Pass) -> int:
+    """How many of the packets at hand are accepted."""
+    place = run.verdicts
+    end = place + 4 * run.count
     kept = 0
-    for index in range(run.count):
-        if load_u32(accepted + 4 * index) != 0:
+    while place < end:
+        if load_u32(place) != 0:
             kept += 1
-    run.kept = kept
-    return 0
+        place += 4
+    return kept
 
 
-@entry
-def write_packets(address: int) -> int:
-    """Write the accepted packets from `next` on into the writer's window; 1 if Python must serve it before more fit."""
-    run = Pass(address)
-    reader = Reader(run.reader)
-    writer = Writer(run.writer)
+@inner
+def write_as_they_stand(run: Pass, reader: Reader, writer: Writer) -> int:
+    """Copy the records of accepted packets from `next` on into the writer's window, runs of neighbours together; 1 if
+    Python must serve it before more fit."""
     window = reader.window
-    accepted = run.accepted
+    at = writer.window + writer.used
+    end = writer.window + writer.capacity
+    index = run.next
+    count = run.count
+    verdicts = run.verdicts
+    packets = 0
+    octets = 0
+    full = 0
+    while index < count and full == 0:
+        if load_u32(verdicts + 4 * index) == 0:
+            index += 1
+            continue
+        start = Slot(run.slots + index * SLOT_SIZE).buffer - RECORD_HEADER
+        size = 0
+        while index < count and load_u32(verdicts + 4 * index) != 0:
+            captured = Slot(run.slots + index * SLOT_SIZE).length
+            if at + size + RECORD_HEADER + captured > end:
+                full = 1
+                break
+            size += RECORD_HEADER + captured
+            packets += 1
+            octets += captured
+            index += 1
+        # Both windows have a line to spare behind them.
+        copy_packet(at, window + start, size, size + _SPARE)
+        at += size
+    writer.used = at - writer.window
+    writer.packets += packets
+    writer.bytes += octets
+    run.next = index
+    return full
+
+
+@inner
+def write_anew(run: Pass, reader: Reader, writer: Writer) -> int:
+    """Write the accepted packets from `next` on into the writer's window; 1 if Python must serve it before more fit."""
+    window = reader.window
+    verdicts = run.verdicts
     at = writer.window + writer.used
     end = writer.window + writer.capacity
     index = run.next
@@ -123,7 +152,7 @@ def write_packets(address: int) -> int:
     octets = 0
     full = 0
     while index < count:
-        if load_u32(accepted + 4 * index) == 0:
+        if load_u32(verdicts + 4 * index) == 0:
             index += 1
             continue
         slot = Slot(run.slots + index * SLOT_SIZE)
@@ -147,8 +176,7 @@ def write_packets(address: int) -> int:
         start = at
         wire = max(captured, metadata.wire_length)
         at = write_header(writer, start, captured, wire, metadata.timestamp, link_type)
-        # Both windows have a line to spare behind them.
-        copy_packet(at, window + slot.buffer, captured, captured + 64)
+        copy_packet(at, window + slot.buffer, captured, captured + _SPARE)
         at = write_end(writer, start, at + captured, captured)
         packets += 1
         octets += captured
@@ -158,3 +186,60 @@ def write_packets(address: int) -> int:
     writer.bytes += octets
     run.next = index
     return full
+
+
+@inner
+def as_they_stand(run: Pass, reader: Reader, writer: Writer) -> bool:
+    """Whether a record of the input is one of the output too."""
+    same: bool = (
+        reader.format == PCAP
+        and writer.format == PCAP
+        and reader.swapped == 0
+        and reader.lengths_swapped == 0
+        and reader.fraction == writer.divisor
+        and (
+            run.link_type == writer.link_type
+            or (run.link_type == LINK_NULL_EXPLICIT and writer.link_type == 0)
+        )
+    )
+    return same
+
+
+@entry
+def filter_window(address: int) -> int:
+    """Go on until Python is needed; one of the numbers of `records` says for what."""
+    run = Pass(address)
+    while True:
+        if run.stage == LIST:
+            run.outcome = list_packets(run)
+            if run.count == 0:
+                outcome: int = run.outcome
+                return outcome
+            run.rounds += 1
+            run.stage = JUDGE
+        if run.stage == JUDGE:
+            if run.kernel == 0 or run.mixed != 0 or run.link_type != run.kind:
+                return WAIT_FOR_JUDGE
+            batch = Batch(run.batch)
+            batch.buffers = Reader(run.reader).window
+            batch.count = run.count
+            batch.slot_count = run.count
+            call_batch(run.kernel, run.batch)
+            run.stage = WRITE
+            run.next = -1
+        if run.next < 0:
+            run.next = 0
+            run.accepted += count_accepted(run)
+        if run.writer != 0:
+            reader = Reader(run.reader)
+            writer = Writer(run.writer)
+            if as_they_stand(run, reader, writer):
+                full = write_as_they_stand(run, reader, writer)
+            else:
+                full = write_anew(run, reader, writer)
+            if full != 0:
+                return WAIT_FOR_WRITER
+        run.stage = LIST
+        if run.outcome != FULL_ROWS:
+            result: int = run.outcome
+            return result

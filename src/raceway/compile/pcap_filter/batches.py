@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from raceway.compile.kernel import InterpretedKernel, _memory
 from raceway.compile.pcap_filter import interpreter
+from raceway.compile.pcap_filter.program import NULL_EXPLICIT
 from raceway.compile.verdicts import Verdict
 
 if TYPE_CHECKING:
     from raceway.compile.pcap_filter.expression import Expression
-
-NULL_EXPLICIT = 0x10000
-"""LINKTYPE_NULL, number 0, in a packet's metadata, where 0 says "the port's"."""
 
 
 class InterpretedFilterKernel(InterpretedKernel):

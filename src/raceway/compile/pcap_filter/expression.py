@@ -82,7 +82,7 @@ class Expression:
         if INTERPRETED:
             return self.interpreted()
         if self._native is None:
-            from raceway.compile.pcap_filter.native import compile_kernel
+            from raceway.compile.pcap_filter.kernels import compile_kernel
 
             self._native = compile_kernel(self)
         return self._native

@@ -13,10 +13,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from raceway.compile.pcap_filter.batches import NULL_EXPLICIT
 from raceway.compile.pcap_filter.decision import Unsuitable, decide
 from raceway.compile.pcap_filter.emission import FARTHEST, emit
-from raceway.compile.pcap_filter.program import Program
+from raceway.compile.pcap_filter.program import NULL_EXPLICIT, Program
 from raceway.compile.pcap_filter.wide import LANES, PAGE, Wide, lay_out, safe_addresses, splat
 from raceway.memory.layout import BATCH, METADATA, SLOT
 

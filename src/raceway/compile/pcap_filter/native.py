@@ -1,4 +1,4 @@
-"""The native target: filters inlined into packet functions, and batch kernels. Only imported to compile."""
+"""Filters inlined into packet functions. Only imported to compile; their own batch kernels are in `kernels`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from raceway.compile import primitives
 from raceway.compile.lowering import PACKET, PacketType, current
 from raceway.compile.native_errors import told
 from raceway.compile.pcap_filter.emission import emit_over
-from raceway.compile.pcap_filter.loops import build
-from raceway.compile.pcap_filter.machine import Machine
 from raceway.compile.pcap_filter.program import Program
 
 if TYPE_CHECKING:
@@ -54,30 +52,3 @@ def _of_packet(program: Program) -> Any:
         return types.int64(packet), generate
 
     return accepted
-
-
-class NativeFilterKernel:
-    """Machine code of a filter's loop over a batch."""
-
-    moves_head = False
-
-    def __init__(self, name: str, machine: Machine) -> None:
-        self.name = name
-        self.machine = machine
-        self.address: int = machine.address
-
-    def __call__(self, batch: int, /) -> int:
-        result: int = self.machine.call(batch)
-        return result
-
-    def __repr__(self) -> str:
-        return f"<native kernel of {self.name!r} at {self.address:#x}>"
-
-
-def compile_kernel(expression: Expression, *, counts: bool = False, wide: bool = True) -> NativeFilterKernel:
-    """Compile the batch kernel; counts: it writes the bytes accepted as 32-bit numbers instead of verdicts.
-
-    wide=False: one packet at a time, for comparison.
-    """
-    module = build(expression.program, expression.link_type, counts=counts, wide=wide)
-    return NativeFilterKernel(expression.text, Machine(module, "kernel"))

@@ -30,6 +30,8 @@ MEMORY_WORDS = 16
 LONGEST = 4096
 """Instructions that Linux takes in one program (BPF_MAXINSNS)."""
 MASK = 0xFFFFFFFF
+NULL_EXPLICIT = 0x10000
+"""LINKTYPE_NULL, number 0, in a packet's metadata, where 0 says "the port's"."""
 
 _OPERATIONS = {
     ADD: "add", SUB: "sub", MUL: "mul", DIV: "div", OR: "or", AND: "and", LSH: "lsh", RSH: "rsh", NEG: "neg",

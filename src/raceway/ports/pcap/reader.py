@@ -132,6 +132,11 @@ class CaptureReader:
         return formats.FORMAT_NAMES[self._record.format]
 
     @property
+    def nanosecond(self) -> bool:
+        """Whether its times may be finer than microseconds; of a pcapng file nobody knows beforehand."""
+        return bool(self._record.format != formats.PCAP or self._record.fraction == 1)
+
+    @property
     def records(self) -> int:
         """Packets met so far, those dropped by name included."""
         return int(self._record.records)

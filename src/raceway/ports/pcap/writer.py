@@ -11,6 +11,8 @@ import io
 import os
 import select
 import threading
+from collections.abc import Callable
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, cast
 
@@ -22,11 +24,82 @@ from raceway.ports.pcap.blocks import build_file_header, build_interface, build_
 from raceway.ports.pcap.formats import CAPTURED_MAXIMUM, LINK_ETHERNET, LINK_TYPE_MASK, PACKET_MINIMUM
 from raceway.ports.pcap.records import SPARE, Writer
 
+Window = np.ndarray[Any, np.dtype[np.uint8]]
 WINDOW = 1 << 20
 _BLOCK_ROOM = 64 << 10
 """Room that the window has beyond the longest packet: for the file's header and an interface with its
 name."""
 _TEXT_MAXIMUM = 10_000
+
+
+_WINDOWS = 4
+"""Windows that a writer with a thread has: what is filled, what is written, and some between, so that neither waits for
+the other at every turn."""
+
+
+class _Background:
+    """A thread that writes windows, one after another in the order in which they come.
+
+    write: writes some of a memoryview and returns how many bytes. After an OSError nothing more is written, and every
+    call here raises it.
+    """
+
+    def __init__(self, write: Callable[[memoryview], int], capacity: int) -> None:
+        self._write = write
+        self._given: SimpleQueue[tuple[Window, int] | threading.Event | None] = SimpleQueue()
+        self._free: SimpleQueue[Window] = SimpleQueue()
+        for _ in range(_WINDOWS - 1):
+            self._free.put(np.empty(capacity + SPARE, dtype=np.uint8))
+        self._failure: OSError | None = None
+        self.written = 0
+        self._thread: threading.Thread | None = None
+
+    def empty_window(self) -> Window:
+        """A window that is free; waits until there is one."""
+        self._check()
+        return self._free.get()
+
+    def hand_over(self, window: Window, used: int) -> None:
+        """Have a window written of which so many bytes are used."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="raceway capture writer", daemon=True)
+            self._thread.start()
+        self._given.put((window, used))
+
+    def wait(self) -> None:
+        """Wait until everything that was handed over is written."""
+        if self._thread is not None:
+            done = threading.Event()
+            self._given.put(done)
+            done.wait()
+        self._check()
+
+    def end(self) -> None:
+        """Let the thread end, and wait for it."""
+        if self._thread is not None:
+            self._given.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while (given := self._given.get()) is not None:
+            if isinstance(given, threading.Event):
+                given.set()
+                continue
+            window, used = given
+            view = memoryview(cast(Any, window))[:used]
+            try:
+                while view and self._failure is None:
+                    count = self._write(view)
+                    self.written += count
+                    view = view[count:]
+            except OSError as failure:
+                self._failure = failure
+            self._free.put(window)
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise OSError(self._failure.errno, self._failure.strerror, self._failure.filename)
 
 
 class CaptureWriter:
@@ -70,9 +143,7 @@ class CaptureWriter:
         capacity = max(window, snaplen + PACKET_MINIMUM + _BLOCK_ROOM)
         self._window = np.empty(capacity + SPARE, dtype=np.uint8)
         self._view = memoryview(cast(Any, self._window))
-        self._other = np.empty(capacity + SPARE, dtype=np.uint8) if background else None
-        self._thread: threading.Thread | None = None
-        self._thread_failure: OSError | None = None
+        self._background = _Background(self._write, capacity) if background else None
         self._interface_count = 0
         self._written = 0
         record = self._record
@@ -155,7 +226,7 @@ class CaptureWriter:
     @property
     def written(self) -> int:
         """Bytes that the file system has taken."""
-        return self._written
+        return self._written + (self._background.written if self._background is not None else 0)
 
     @property
     def cut(self) -> int:
@@ -182,10 +253,10 @@ class CaptureWriter:
     def service(self) -> None:
         """Do what `transmit_sync` asked for by `kring.attention`: write the window out, describe an
         interface."""
-        if self._other is None or not self._record.used:
+        if self._background is None or not self._record.used:
             self.flush()
         else:
-            self._hand_over()
+            self._hand_over(self._background)
         if self._record.wanted_link_type:
             self._add_interface(self._record.wanted_link_type - 1)
             self._record.wanted_link_type = 0
@@ -193,7 +264,8 @@ class CaptureWriter:
     def flush(self) -> None:
         """Write out what the window holds. After an OSError what was not written is still there, to try
         again."""
-        self._join()
+        if self._background is not None:
+            self._background.wait()
         record = self._record
         done = 0
         try:
@@ -206,34 +278,14 @@ class CaptureWriter:
             record.used = left
             self._written += done
 
-    def _hand_over(self) -> None:
-        """Let a thread write this window, and go on with the other one, which the thread before has written."""
-        self._join()
-        assert self._other is not None
-        full = self._view[: self._record.used]
-        self._window, self._other = self._other, self._window
+    def _hand_over(self, background: _Background) -> None:
+        """Let the thread write this window, and go on with another one that it has written."""
+        fresh = background.empty_window()
+        full, used = self._window, self._record.used
+        self._window = fresh
         self._view = memoryview(cast(Any, self._window))
-        self._record.window, self._record.used = self._window.ctypes.data, 0
-        self._thread = threading.Thread(target=self._write_all, args=(full,), name="raceway capture writer")
-        self._thread.start()
-
-    def _write_all(self, data: memoryview) -> None:
-        try:
-            while data:
-                count = self._write(data)
-                self._written += count
-                data = data[count:]
-        except OSError as failure:
-            self._thread_failure = failure
-
-    def _join(self) -> None:
-        """Wait for the thread, and raise what it met."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._thread_failure is not None:
-            failure, self._thread_failure = self._thread_failure, None
-            raise failure
+        self._record.window, self._record.used = fresh.ctypes.data, 0
+        background.hand_over(full, used)
 
     def _write(self, data: memoryview) -> int:
         try:
@@ -254,6 +306,8 @@ class CaptureWriter:
         try:
             self.flush()
         finally:
+            if self._background is not None:
+                self._background.end()
             try:
                 self._raw.close()
             except OSError as error:
