@@ -237,3 +237,40 @@ def test_a_full_disk_is_told_once_and_ends_the_run():
     result = call("filter", "-r", DEMO, "-w", "/dev/full", "tcp", status=1)
     assert b"No space left on device: '/dev/full'" in result.stderr
     assert result.stderr.count(b"No space") == 1
+
+
+def test_a_netmask_lets_broadcasts_be_asked_for():
+    case = next(one for one in CASES["apply"] if one["name"] == "ip_host")
+    asked = ("filter", "-r", DATA / case["savefile"], "--each", "--json")
+    assert b"netmask not known" in call(*asked, "ip broadcast", status=2).stderr
+    found = json.loads(call(*asked, "--netmask", "255.255.255.0", "ip broadcast").stdout.splitlines()[-1])
+    plain = json.loads(call(*asked, "ip[16:4] & 0xff = 0xff or ip[16:4] & 0xff = 0").stdout.splitlines()[-1])
+    assert found == plain
+    assert b"expected four numbers" in call(*asked, "--netmask", "24", "ip broadcast", status=2).stderr
+
+
+def test_pkt_gen_counts_what_an_expression_accepts():
+    """Jumbo frames take several slots, and are judged by their first."""
+    jumbo = next(path for path in own_captures() if path.name == "jumbo.pcap")
+    for path, text in (
+        (DEMO, "udp port 53"),
+        (DEMO, "not tcp"),
+        (jumbo, "udp and greater 3000"),
+        (jumbo, "arp"),
+    ):
+        capture = raceway.load_capture(path)
+        wanted = raceway.expression(text)
+        kept = [one for one in capture if wanted(one)]
+        words = ("pkt-gen", "-f", "rx", "-i", f"pcap:{path}", "-T", "0", "--json", "--filter", text)
+        report = json.loads(call(*words).stdout.splitlines()[-1])
+        assert report["packets"] == len(kept)
+        assert report["bytes"] == sum(map(len, kept))
+        assert report["packets"] + report["drops"].get("filter", 0) == len(capture)
+    limited = call(
+        "pkt-gen", "-f", "rx", "-i", f"pcap:{DEMO}", "-n", "7", "--json", "--filter", "udp port 53"
+    )
+    assert json.loads(limited.stdout.splitlines()[-1])["packets"] == 7
+    for wrong in (("-f", "tx"), ("-f", "rx", "-X")):
+        refused = call("pkt-gen", *wrong, "-i", "null:", "--filter", "tcp", status=2)
+        assert b"only -f rx counts by an expression" in refused.stderr
+    assert b"syntax error" in call("pkt-gen", "-i", "null:", "--filter", "tcp prot 80", status=2).stderr

@@ -26,7 +26,9 @@ from raceway.apps.generator.records import Echo, Pace, Receive, Sums, Track, Tra
 from raceway.apps.generator.sequence import WINDOW
 from raceway.apps.generator.worker import INTERRUPTED, Worker, usable_cpus, warn
 from raceway.apps.report import Report, Ticker
+from raceway.compile.pcap_filter.expression import Expression
 from raceway.errors import RacewayError
+from raceway.memory.layout import Batch
 from raceway.memory.structures import allocate
 from raceway.ports.geometry import LINKTYPE_ETHERNET
 from raceway.ports.port import Port
@@ -213,6 +215,8 @@ class Generator:
     def _receiver(self) -> None:
         options = self.options
         groups = ring_groups(self.port.rx, options.threads, "rx", self.port)
+        wanted = Expression(options.expression, self.port.link_type) if options.expression.strip() else None
+        self._kept.append(wanted)
         for rings, count in zip(groups, self._shares(options.count), strict=True):
             record = allocate(Receive)
             self._common(record, rings, count)
@@ -220,6 +224,10 @@ class Generator:
                 self._track = allocate(Track)
                 self._track["window"] = self._keep(np.zeros(WINDOW // 32, dtype=np.uint32))
                 record["track"] = self._track.ctypes.data
+            if wanted is not None:
+                record["kernel"] = wanted.native().address
+                record["batch"] = self._keep(allocate(Batch))
+                record["verdicts"] = self._keep(np.zeros(options.burst, dtype=np.uint8))
             self._add(record, rings)
 
     def _echo(self) -> None:
@@ -409,6 +417,9 @@ class Generator:
         drops = dict(self.port.drops())
         if self.options.function == "pong" and self._total("lost"):
             drops["too_long_for_ring"] = self._total("lost")
+        if self.options.expression.strip():
+            counted = {"filter": self._total("filtered"), "other_link_type": self._total("other_link_type")}
+            drops |= {name: count for name, count in counted.items() if count}
         starts = [int(worker.record["started"][0]) for worker in self.workers]
         ends = [int(worker.record["finished"][0]) for worker in self.workers]
         starts = [start for start in starts if start]

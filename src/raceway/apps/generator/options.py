@@ -104,6 +104,7 @@ class Options:
     dump: bool = False
     stop_when_quiet: bool = False
     rings: tuple[int, int, int, int] = (0, 0, 0, 0)
+    expression: str = ""
 
     @property
     def version(self) -> int:
@@ -152,6 +153,7 @@ def read(
     dump: bool = False,
     stop_when_quiet: bool = False,
     rings: str = "",
+    expression: str = "",
 ) -> Options:
     """Check a command line's words and numbers; ValueError that names the option, the value and what was expected."""
     if function not in FUNCTIONS:
@@ -176,6 +178,9 @@ def read(
         raise ValueError(f"-p {threads}: expected 1 thread or more")
     if threads > 1 and function in ONE_THREAD:
         raise ValueError(f"-p {threads}: {function} follows one stream and needs one thread, expected -p 1")
+    if expression.strip() and (function != "rx" or dump):
+        what = "-X prints all that comes (raceway dump takes an expression)" if dump else f"not {function}"
+        raise ValueError(f"--filter {expression}: only -f rx counts by an expression, {what}")
     if wait is not None and not 0 <= wait <= 86_400:
         raise ValueError(f"-w {wait:g}: expected 0 to 86400 seconds")
     options = Options(
@@ -199,6 +204,7 @@ def read(
         dump=dump,
         stop_when_quiet=stop_when_quiet,
         rings=ring_numbers(rings),
+        expression=expression,
     )
     if function == "ping" and options.varied:
         raise ValueError(

@@ -1,7 +1,8 @@
 """The receive loop: rx and rxseq. Data plane; one compiled entry.
 
-Takes whole bursts of what has come, counts them, follows sequence numbers if asked to, and gives the slots back
-with the next sync. With nothing to take for long enough it sleeps until the other end rings.
+Takes whole bursts of what has come, counts them, or what a filter accepts of them, follows sequence numbers if asked
+to, and gives the slots back with the next sync. With nothing to take for long enough it sleeps until the other end
+rings.
 """
 
 from __future__ import annotations
@@ -9,10 +10,24 @@ from __future__ import annotations
 from raceway.apps.generator.records import DONE, DUMP, ENDED, FAILED, SCRATCH, SERVICE, SLICE, Receive, Track
 from raceway.apps.generator.sequence import follow
 from raceway.apps.generator.transmit import arm_rings, disarm_rings
+from raceway.compile.verdicts import Verdict
+from raceway.memory.access import call_batch, load_u8
 from raceway.memory.jit import entry, inner
-from raceway.memory.layout import KRING_SIZE, MORE_FRAGMENTS, SLOT_SIZE, Kring, RegionHeader, Ring, Slot
+from raceway.memory.layout import (
+    KRING_SIZE,
+    MORE_FRAGMENTS,
+    SLOT_SIZE,
+    Batch,
+    Kring,
+    RegionHeader,
+    Ring,
+    Slot,
+)
+from raceway.memory.ring import distance, following
 from raceway.memory.waiting import CLOCK_MONOTONIC, SPINS, YIELDS, clock, idle, sleep
 from raceway.ports.sync import sync
+
+PASS, ABORTED = int(Verdict.PASS), int(Verdict.ABORTED)
 
 
 @inner
@@ -37,6 +52,58 @@ def take(receive: Receive, kring: Kring, number: int, allowed: int) -> int:
         follow_slots(receive, kring, number, head)
     ring.head = head
     ring.cur = head
+    receive.bytes += total
+    return packets
+
+
+@inner
+def take_accepted(receive: Receive, kring: Kring, number: int, allowed: int) -> int:
+    """Take at most `allowed` packets and let the filter judge them; how many that it accepts ended in the slots taken.
+
+    Of a packet in several slots it sees the first. The others of its kind are counted, and their slots given back too.
+    """
+    ring = Ring(kring.ring)
+    size = kring.slot_count
+    count = distance(kring.head, kring.tail, size)
+    if count > allowed:
+        count = allowed
+    batch = Batch(receive.batch)
+    batch.slots = kring.slots
+    batch.metadata = kring.metadata if kring.metadata_used != 0 else 0
+    batch.buffers = kring.buffers
+    batch.buffer_size = kring.buffer_size
+    batch.slot_count = size
+    batch.first = kring.head
+    batch.count = count
+    batch.verdicts = receive.verdicts
+    call_batch(receive.kernel, receive.batch)
+    this = 1 << number
+    index = kring.head
+    packets = 0
+    total = 0
+    for at in range(count):
+        slot = Slot(kring.slots + index * SLOT_SIZE)
+        if receive.in_chain & this == 0:
+            verdict = load_u8(receive.verdicts + at)
+            if verdict == PASS:
+                receive.chain_accepted |= this
+            else:
+                receive.chain_accepted &= ~this
+                if verdict == ABORTED:
+                    receive.other_link_type += 1
+                else:
+                    receive.filtered += 1
+        accepted = receive.chain_accepted & this != 0
+        if accepted:
+            total += slot.length
+        if slot.flags & MORE_FRAGMENTS:
+            receive.in_chain |= this
+        else:
+            receive.in_chain &= ~this
+            packets += 1 if accepted else 0
+        index = following(index, size)
+    ring.head = index
+    ring.cur = index
     receive.bytes += total
     return packets
 
@@ -97,7 +164,10 @@ def receive_packets(address: int) -> int:
                 allowed = receive.burst
                 if 0 < receive.left < allowed:
                     allowed = receive.left
-                packets = take(receive, kring, index, allowed)
+                if receive.kernel != 0:
+                    packets = take_accepted(receive, kring, index, allowed)
+                else:
+                    packets = take(receive, kring, index, allowed)
                 taken += 1
                 fresh = 1
                 receive.batches += 1 if packets != 0 else 0

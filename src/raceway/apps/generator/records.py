@@ -69,9 +69,15 @@ TRANSMIT = lines(
      ("pace", "<i8"), ("sides", "<i8"), ("colours", "<i8")],
 )  # fmt: skip
 
-RECEIVE = lines(*_WORK, [("track", "<i8"), ("quiet_since", "<i8")])
+RECEIVE = lines(
+    *_WORK,
+    [("track", "<i8"), ("quiet_since", "<i8"), ("kernel", "<i8"), ("batch", "<i8"), ("verdicts", "<i8"),
+     ("filtered", "<i8"), ("other_link_type", "<i8"), ("chain_accepted", "<i8")],
+)  # fmt: skip
 """`track`: address of a TRACK record if sequence numbers are followed, or 0. `quiet_since`: when the last packet
-had come, or the loop began."""
+had come, or the loop began. `kernel`: what judges packets (0: nothing does), by a BATCH record and room for a burst of
+`verdicts`; then how many it did not accept, and could not judge. `chain_accepted`: as `in_chain`, whether the packet
+that goes on is accepted."""
 
 TRACK = lines(
     [("seen", "<i8"), ("lowest", "<i8"), ("next", "<i8"), ("window", "<i8"), ("in_order", "<i8"),

@@ -8,6 +8,8 @@ after. `before` and `after` enclose the compilation; with a libpcap that knows m
     vxlan [VNI]            UDP to port 4789 with the flags of RFC 7348, section 5; only as the last primitive of an
                            expression, for what follows it would be about the packet inside
     dpc != N, ...          not dpc = N
+    IS-IS PDU types        five bits of their byte, above which stand three that are reserved (ISO 10589, 9.5)
+    SLIP                   outbound is a direction byte of 1, and not any but 0
     PPI                    as radiotap, whose length stands at the same place, behind a test for 802.11 in it
     DSA tags (281, 284)    as Ethernet whose fields from byte 12 on stand four bytes further
     BACnet MS/TP           addresses at bytes 3 and 4 of its header (ANSI/ASHRAE 135, clause 9)
@@ -16,13 +18,14 @@ after. `before` and `after` enclose the compilation; with a libpcap that knows m
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from raceway.compile.errors import ExpressionError
 from raceway.compile.pcap_filter import program as bpf
 from raceway.compile.pcap_filter.program import Instruction
 
-ETHERNET, RADIOTAP = 1, 127
-ARCNET, ARCNET_LINUX, MS_TP, PPI, DSA_BROADCOM, DSA = 7, 129, 165, 192, 281, 284
+ETHERNET, SLIP, RADIOTAP = 1, 8, 127
+ARCNET, C_HDLC, ARCNET_LINUX, MS_TP, PPI, DSA_BROADCOM, DSA = 7, 104, 129, 165, 192, 281, 284
 _DSA_TAG, _DSA_AT = 4, 12
 _UNMOVED = 1 << 20
 """Added to offsets that users give themselves, so that they are told from libpcap's own."""
@@ -37,6 +40,8 @@ _DIRECTIONS = {
 _NUMBER = r"(0[xX][0-9a-fA-F]+|\d+)"
 _VXLAN_PORT, _VXLAN_FLAGS = 4789, 0x08
 _ETHERTYPES = {"lldp": 0x88CC, "slow": 0x8809, "loopback": 0x9000}
+_ISIS = r"\b(l1|l2|iih|lsp|snp|csnp|psnp|isis\s+proto)\b"
+_ISIS_DISCRIMINATOR, _ISIS_TYPE = 0x83, 0x1F
 _LIMITS = (
     (rf"\bisis\s+proto\s+{_NUMBER}", "IS-IS PDU type", 31),
     (rf"\b(?:iso|ip|ip6)\s+proto\s+{_NUMBER}", "protocol number", 255),
@@ -62,6 +67,8 @@ def before(text: str, link_type: int) -> tuple[str, int]:
     )
     if link_type == MS_TP:
         return _ms_tp(text), link_type
+    if link_type == SLIP:
+        return re.sub(r"\boutbound\b", "(link[0] = 1)", text), link_type
     if link_type == PPI and re.search(r"\b(type|subtype|dir)\b", text):
         return text, RADIOTAP
     if link_type in _DIRECTIONS:
@@ -80,6 +87,8 @@ def after(instructions: list[Instruction], text: str, link_type: int, compiled_f
         return told + instructions
     if link_type in _DIRECTIONS:
         return [_moved(one) for one in instructions]
+    if re.search(_ISIS, text) and "[" not in text:
+        return _with_types_of_five_bits(instructions, 3 if link_type == C_HDLC else 4)
     if link_type in (ARCNET, ARCNET_LINUX) and "[" not in text:
         return _without_old_codes(instructions, 2 if link_type == ARCNET else 4)
     return instructions
@@ -94,6 +103,8 @@ def _check(text: str, link_type: int) -> None:
             number = int(found[1], 0)
             # IEEE 802.3: up to 1,500 it is a length, and what is asked for is the LLC header's service access point.
             _limit("LLC DSAP" if number <= 1500 else "EtherType", number, 255 if number <= 1500 else 65_535)
+    if re.search(r"\bdecnet\s+net\b", text):
+        raise ExpressionError("'decnet' is not a valid qualifier for 'net'")
     direction = r"(?:(?:src|dst)\s+(?:(?:or|and)\s+(?:src|dst)\s+)?)?"
     for found in re.finditer(rf"\bdecnet\s+{direction}(?:host\s+)?(\d[\d.]*)", text):
         parts = found[1].split(".")
@@ -182,4 +193,31 @@ def _without_old_codes(instructions: list[Instruction], place: int) -> list[Inst
         elif one.code == bpf.JMP | bpf.JEQ | bpf.K and one.k in (240, 241) and loaded == place:
             one = one._replace(jt=one.jf)
         made.append(one)
+    return made
+
+
+def _with_types_of_five_bits(instructions: list[Instruction], looked_at: int) -> list[Instruction]:
+    """IS-IS: a PDU's type is in five bits, four bytes behind the discriminator. looked_at: where libpcap 1.10 looks for
+    it, which for Cisco HDLC is a byte too early."""
+    byte, equal = bpf.LD | bpf.ABS | bpf.BYTE, bpf.JMP | bpf.JEQ | bpf.K
+    pairs = list(pairwise(instructions))
+    places = {
+        one.k for one, then in pairs if (one.code, then.code, then.k) == (byte, equal, _ISIS_DISCRIMINATOR)
+    }
+    types = {
+        index
+        for index, (one, then) in enumerate(pairs)
+        if one.code == byte and then.code == equal and one.k - looked_at in places
+    }
+    mask = Instruction(bpf.ALU | bpf.AND | bpf.K, 0, 0, _ISIS_TYPE)
+    made = []
+    for index, one in enumerate(instructions):
+        if one.kind == bpf.JMP and one.operation != bpf.JA:
+            jt, jf = (skip + sum(index < at <= index + skip for at in types) for skip in (one.jt, one.jf))
+            one = one._replace(jt=jt, jf=jf)
+        elif index in types:
+            one = one._replace(k=one.k - looked_at + 4)
+        made.append(one)
+        if index in types:
+            made.append(mask)
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import Annotated
 
 import typer
@@ -44,6 +45,12 @@ def command(
         str,
         typer.Option(metavar="TARGET", help="What judges: native, kernel, interpreted or libpcap."),
     ] = "native",
+    netmask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="The network's, as 255.255.255.0: `ip broadcast` needs to know it."
+        ),
+    ] = None,
     each: Annotated[
         bool, typer.Option("--each", help="Print how many bytes are accepted of each packet; 0 for none.")
     ] = False,
@@ -58,9 +65,18 @@ def command(
     """
     from raceway.apps.filter.judges import TARGETS
     from raceway.apps.filter.run import run_filter
+    from raceway.compile.pcap_filter.libpcap import NETMASK_UNKNOWN
 
     if target not in TARGETS:
         raise typer.BadParameter(f"--target {target}: expected one of {', '.join(TARGETS)}")
     if write == "-" and (json or each):
         raise typer.BadParameter("-w - takes standard output for itself; leave out --json and --each")
-    run_filter(file, write, " ".join(expression or []), target=target, each=each, json=json)
+    mask = NETMASK_UNKNOWN
+    if netmask is not None:
+        try:
+            mask = int(IPv4Address(netmask))
+        except ValueError as error:
+            raise typer.BadParameter(
+                f"--netmask {netmask}: expected four numbers as 255.255.255.0"
+            ) from error
+    run_filter(file, write, " ".join(expression or []), target=target, each=each, json=json, netmask=mask)

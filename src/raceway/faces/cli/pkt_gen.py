@@ -29,6 +29,10 @@ EPILOG = """
   raceway pkt-gen -f pong -i 'netmap:x}1'
   raceway pkt-gen -f ping -i 'netmap:x{1' -n 100k
 
+[bold]How many of them are DNS[/bold]:
+
+  raceway pkt-gen -f rx -i eth0 --filter 'udp port 53'
+
 [bold]A file's packets[/bold], over and over, and packets into a file:
 
   raceway pkt-gen -f tx -i 'netmap:x{1' -P capture.pcapng
@@ -151,6 +155,16 @@ def command(
             rich_help_panel=_PACKETS,
         ),
     ] = None,
+    expression: Annotated[
+        str,
+        typer.Option(
+            "--filter",
+            metavar="EXPRESSION",
+            help="rx: count only what this pcap filter accepts, as tcpdump takes it",
+            rich_help_panel=_WHAT,
+            show_default=False,
+        ),
+    ] = "",
     wait: Annotated[
         float | None,
         typer.Option(
@@ -258,6 +272,7 @@ def command(
         dump=dump,
         stop_when_quiet=stop_when_quiet,
         rings=rings,
+        expression=expression,
     )
     from raceway.apps.generator.generator import Generator, open_port, prepare
     from raceway.apps.report import introduce
