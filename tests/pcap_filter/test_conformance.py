@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from filter_cases import CASES, DATA, kernel_refusal
+from filter_cases import CASES, DATA, Targets, kernel_refusal
 from raceway import ExpressionError
 from raceway.apps.filter.run import FilterRun
 from raceway.compile.pcap_filter import interpreter
@@ -64,7 +64,11 @@ def test_expressions_to_refuse(case):
 @pytest.mark.parametrize(
     ("text", "link_type", "reason"),
     [
-        ("vxlan and tcp", 1, "last primitive"),
+        ("vxlan and geneve", 1, "in one expression"),
+        ("vxlan and port 6081", 1, "in one expression"),
+        ("vxlan 16777216 and tcp", 1, "VXLAN VNI 16777216 greater than maximum"),
+        ("vxlan and protochain 4", 1, "not supported with variable length headers"),
+        ("vxlan and gateway localhost", 1, "cannot be used within VXLAN"),
         ("vxlan 16777216", 1, "VXLAN VNI 16777216 greater than maximum"),
         ("gateway 10.0.0.1", 1, "requires a name"),
         ("ip proto 256", 1, "protocol number 256"),
@@ -80,6 +84,34 @@ def test_expressions_to_refuse(case):
 def test_what_is_said_for_a_newer_libpcap_refuses_what_it_cannot_say(text, link_type, reason):
     with pytest.raises(ExpressionError, match=reason):
         compile_expression(text, link_type)
+
+
+def test_what_comes_after_vxlan_is_about_the_packet_inside():
+    inside = (
+        bytes(12)
+        + bytes.fromhex("0800 45 00 0028 0001 0000 40 06 0000 0a000001 0a000002 0050 1234")
+        + bytes(16)
+    )
+    for outer in (
+        "0800 46 00 0100 0001 0000 40 11 0000 c0000201 c0000202 01010100",
+        "86dd 60000000 0100 11 40" + "20010db8" + "00" * 12 + "20010db8" + "00" * 12,
+    ):
+        packet = (
+            bytes(12) + bytes.fromhex(outer) + bytes.fromhex("c000 12b5 0100 0000 08000000 00007b00") + inside
+        )
+        for text, held in (
+            ("vxlan and tcp port 80", True),
+            ("vxlan 123 and host 10.0.0.2 and tcp src port 80", True),
+            ("vxlan and (udp or arp)", False),
+            ("vxlan 124 and tcp", False),
+            ("vxlan and vxlan", False),
+            ("vxlan and ip[8] = 64 and ether[12:2] = 0x800", True),
+        ):
+            with Targets(compile_expression(text)) as targets:
+                assert targets.check([packet]) == [262144 if held else 0], text
+        flags = packet.replace(bytes.fromhex("08000000 00007b00"), bytes.fromhex("0c000000 00007b00"))
+        with Targets(compile_expression("vxlan and tcp")) as targets:
+            assert targets.check([flags, packet[:-40], packet[:60]]) == [0, 0, 0]
 
 
 def test_types_of_isis_are_five_bits_where_they_stand():

@@ -8,6 +8,7 @@ are looked up when an expression is compiled (getaddrinfo, /etc/networks, /etc/s
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
 from functools import cache
 from typing import Any
@@ -51,9 +52,12 @@ def compile_expression(
             with cypcap.open_dead(_DLT_OF.get(compiled_for, compiled_for), snaplen) as dead:
                 compiled = dead.compile(said, optimise, netmask)
         except cypcap.Error as error:
-            raise ExpressionError(str(error.args[-1])) from None
+            reason = str(error.args[-1])
+            if re.search(r"\bvxlan\b", text):
+                reason = reason.replace("geneve", "vxlan")
+            raise ExpressionError(reason) from None
     instructions = [Instruction(*one) for one in compiled]
-    return Program(newer.after(instructions, said, link_type, compiled_for))
+    return Program(newer.after(instructions, text, said, link_type, compiled_for))
 
 
 class Reference:

@@ -5,8 +5,8 @@ it took. Where the new can be said in the old, it is said here, in text before l
 after. `before` and `after` enclose the compilation; with a libpcap that knows more itself this module can go.
 
     gateway NAME           ether host NAME and not (ip host NAME ...), as pcap-filter(7) defines it
-    vxlan [VNI]            UDP to port 4789 with the flags of RFC 7348, section 5; only as the last primitive of an
-                           expression, for what follows it would be about the packet inside
+    vxlan [VNI]            UDP to port 4789 with the flags of RFC 7348, section 5; with other primitives behind it,
+                           which are about the packet inside, as Geneve without options that carries Ethernet
     dpc != N, ...          not dpc = N
     IS-IS PDU types        five bits of their byte, above which stand three that are reserved (ISO 10589, 9.5)
     SLIP                   outbound is a direction byte of 1, and not any but 0
@@ -39,6 +39,8 @@ _DIRECTIONS = {
 
 _NUMBER = r"(0[xX][0-9a-fA-F]+|\d+)"
 _VXLAN_PORT, _VXLAN_FLAGS = 4789, 0x08
+_GENEVE_PORT, _ETHERNET_INSIDE = 6081, 0x6558
+_MASKED = bpf.ALU | bpf.AND | bpf.K
 _ETHERTYPES = {"lldp": 0x88CC, "slow": 0x8809, "loopback": 0x9000}
 _ISIS = r"\b(l1|l2|iih|lsp|snp|csnp|psnp|isis\s+proto)\b"
 _ISIS_DISCRIMINATOR, _ISIS_TYPE = 0x83, 0x1F
@@ -76,8 +78,12 @@ def before(text: str, link_type: int) -> tuple[str, int]:
     return text, link_type
 
 
-def after(instructions: list[Instruction], text: str, link_type: int, compiled_for: int) -> list[Instruction]:
-    """Return the program for the link type that was asked for."""
+def after(
+    instructions: list[Instruction], asked: str, text: str, link_type: int, compiled_for: int
+) -> list[Instruction]:
+    """Return the program for the link type and the expression that were asked for; text: what `before` made of it."""
+    if re.search(r"\bvxlan\b", asked) and re.search(r"\bgeneve\b", text):
+        instructions = _geneve_as_vxlan(instructions)
     if link_type == PPI and compiled_for == RADIOTAP:
         told = [
             Instruction(bpf.LD | bpf.ABS | bpf.WORD, 0, 0, 4),
@@ -103,6 +109,8 @@ def _check(text: str, link_type: int) -> None:
             number = int(found[1], 0)
             # IEEE 802.3: up to 1,500 it is a length, and what is asked for is the LLC header's service access point.
             _limit("LLC DSAP" if number <= 1500 else "EtherType", number, 255 if number <= 1500 else 65_535)
+    if re.search(r"\b(vxlan|geneve)\b.*\bgateway\b", text, re.DOTALL):
+        raise ExpressionError("'gateway' cannot be used within VXLAN or Geneve")
     if re.search(r"\bdecnet\s+net\b", text):
         raise ExpressionError("'decnet' is not a valid qualifier for 'net'")
     direction = r"(?:(?:src|dst)\s+(?:(?:or|and)\s+(?:src|dst)\s+)?)?"
@@ -131,7 +139,7 @@ def _vxlan(text: str) -> str:
     found = re.search(rf"\bvxlan\b(?:\s+{_NUMBER})?", text)
     assert found is not None
     if re.search(r"[^\s)]", text[found.end() :]):
-        raise ExpressionError("'vxlan' is supported as the last primitive of an expression only")
+        return _vxlan_as_geneve(text)
     number = found[1]
     inside = f"{_VXLAN_FLAGS:#x}"
     four, six = f"udp[8] = {inside}", f"ip6[48] = {inside}"
@@ -142,6 +150,42 @@ def _vxlan(text: str) -> str:
     port = f"udp dst port {_VXLAN_PORT}"
     made = f"((ip and {port} and {four}) or (ip6 and {port} and {six}))"
     return text[: found.start()] + made + text[found.end() :]
+
+
+def _vxlan_as_geneve(text: str) -> str:
+    for pattern, what in ((r"\bgeneve\b", "Geneve"), (r"\b(?:6081|0x17[cC]1)\b", "Geneve's port 6081")):
+        if re.search(pattern, text):
+            raise ExpressionError(f"'vxlan' with other primitives behind it and {what} in one expression")
+    for found in re.finditer(rf"\bvxlan\s+{_NUMBER}", text):
+        _limit("VXLAN VNI", int(found[1], 0), 0xFFFFFF)
+    return re.sub(r"\bvxlan\b", "geneve", text)
+
+
+def _geneve_as_vxlan(instructions: list[Instruction]) -> list[Instruction]:
+    """The same header lengths, with another port and other flags, no options, and Ethernet inside."""
+    made = list(instructions)
+    versioned = False
+    for index, one in enumerate(instructions):
+        further = instructions[index + 1 : index + 4]
+        if one.code == bpf.JMP | bpf.JEQ | bpf.K and one.k == _GENEVE_PORT:
+            made[index] = one._replace(k=_VXLAN_PORT)
+            versioned = True
+        elif (
+            versioned
+            and one.code == _MASKED
+            and one.k == 0xC0
+            and further[0].code == bpf.JMP | bpf.JEQ | bpf.K
+        ):
+            made[index] = one._replace(k=0xFF)
+            made[index + 1] = further[0]._replace(k=_VXLAN_FLAGS)
+            versioned = False
+        elif one.code == _MASKED and one.k == 0x3F and [two.k for two in further[:2]] == [4, 8]:
+            # How many words of options.
+            made[index] = one._replace(k=0)
+        elif one.code == bpf.JMP | bpf.JEQ | bpf.K and one.k == _ETHERNET_INSIDE:
+            # What the header says is inside; then the register comes back.
+            made[index - 2] = Instruction(bpf.LD | bpf.IMM, 0, 0, _ETHERNET_INSIDE)
+    return made
 
 
 def _ms_tp(text: str) -> str:
