@@ -31,6 +31,7 @@ from bench.peers import (
 from bench.row import Row, contest
 from bench.slots import slots_a_second
 from bench.wire_rows import wire_rows
+from raceway import Expression
 
 HERE = Path(__file__).parent
 
@@ -129,6 +130,13 @@ def table(rounds: int, scale: float, wanted: Callable[[Row], bool]) -> list[Row]
             lambda: filters.function_cost(filters.expression_kernel())[0],
             lambda: libpcap_filter(capture, expression, cpu=0),
         )  # fmt: skip
+        for short in ("tcp port 80", "arp or icmp"):
+            add(
+                Row(f"`{short}`, native", "libpcap `pcap_offline_filter`", "ns/packet", None, better="lower",
+                    group="memory filter"),
+                lambda short=short: filters.function_cost(Expression(short))[0],
+                lambda short=short: libpcap_filter(capture, short, cpu=0),
+            )  # fmt: skip
         for name, peer in (("dpkt", dpkt_match), ("Scapy", scapy_match)):
             add(
                 Row("the same function, interpreted", name, "ns/packet", None, better="lower"),

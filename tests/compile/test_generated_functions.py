@@ -1,7 +1,7 @@
 """Packet functions that hypothesis generates: interpreted = native = kernel, for each of them over many packets.
 
 Some 650 packets a function, because compiling one for all targets takes three seconds: ten thousand pairs of function
-and packet a run, and a million with RACEWAY_SOAK_ROUNDS=500.
+and packet a run. `soak_functions`, which script/soak runs, goes on for as long as one likes.
 """
 
 from __future__ import annotations
