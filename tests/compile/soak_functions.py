@@ -18,10 +18,13 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
 
 import function_generator  # noqa: E402
 from packet_cases import TIME, captured_packets, made_packets, truncated_packets  # noqa: E402
+from raceway import FunctionRefusedError  # noqa: E402
 from test_three_targets import assert_same_on_three_targets, seen_by_xdp  # noqa: E402
 
 PACKETS = 6_000
 """Of a function: compiling it for all targets takes as long as some thousand packets."""
+_TOO_MANY_WAYS = "more ways through it than the verifier walks"
+"""The one reason for which the kernel may refuse a generated function: some are too much for it."""
 _MUTATED = 5
 """One packet in so many has some of its bytes changed."""
 
@@ -43,17 +46,23 @@ def run(minutes: float, seed: int) -> int:
     """Go on for so many minutes; the exit status."""
     everything = seen_by_xdp([*made_packets(), *truncated_packets(), *captured_packets()])
     began = said = time.monotonic()
-    functions = cases = 0
+    functions = cases = refused = 0
     while time.monotonic() < began + 60 * minutes:
-        random = Random(f"{seed} {functions}")
+        random = Random(f"{seed} {functions + refused}")
         text = function_generator.source(random)
         packets = drawn(random, everything)
         times = [TIME + index * 300_000 for index in range(len(packets))]
         function, states = function_generator.make(text)
         try:
             assert_same_on_three_targets(function, packets, *states, times=times)
+        except FunctionRefusedError as refusal:
+            if _TOO_MANY_WAYS not in str(refusal):
+                print(f"seed {seed}, function {functions + refused}:\n{text}", flush=True)
+                raise
+            refused += 1
+            continue
         except BaseException:
-            print(f"seed {seed}, function {functions}:\n{text}", flush=True)
+            print(f"seed {seed}, function {functions + refused}:\n{text}", flush=True)
             raise
         functions += 1
         cases += len(packets)
@@ -61,6 +70,10 @@ def run(minutes: float, seed: int) -> int:
             said = time.monotonic()
             print(f"{functions:,} functions, {cases:,} cases in {said - began:.0f} s", flush=True)
     print(f"seed {seed}: {functions:,} functions, {cases:,} function-and-packet cases, all of them the same")
+    if refused:
+        print(
+            f"{refused:,} more functions had too many ways through them for the kernel's verifier, which said so"
+        )
     return 0
 
 

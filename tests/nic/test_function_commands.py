@@ -129,6 +129,36 @@ def test_a_chain_is_attached_in_order_and_another_process_is_told_whose_it_is(la
     assert reaches(two, "a", two.address("b"))
 
 
+@pytest.mark.parametrize(
+    ("option", "text", "name"), [("--drop", "icmp", "drop"), ("--only", "not icmp", "only")]
+)
+def test_an_expression_is_attached_without_a_file(lab, option, text, name):
+    two = lab()
+    interface = two.interface("b")
+    with two.inside("b"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "raceway", "attach", interface, option, text, "--json"],
+            stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{name} is on {interface} in driver mode; Ctrl-C takes it off\n"
+        assert not reaches(two, "a", two.address("b"), patience=0.3)
+        process.send_signal(signal.SIGINT)
+        counters = json.loads(process.stdout.read().splitlines()[-1])["counters"]
+        assert counters["DROP"] == 1
+        # ARP.
+        assert counters["PASS"] >= 1
+        assert process.wait(20) == 0
+    assert reaches(two, "a", two.address("b"))
+    wrong = raceway_at(two, "attach", interface, option, "tcp prot 80")
+    assert wrong.returncode == 2
+    assert "syntax error" in wrong.stderr
+    both = raceway_at(two, "attach", interface, "wall.py:wall", option, "tcp")
+    assert both.returncode == 2
+    assert "expected one of" in both.stderr
+
+
 @pytest.fixture
 def mounts():
     """A process in a mount namespace of its own, which has a BPF file system whatever the machine has."""

@@ -10,9 +10,9 @@ import pytest
 
 import raceway
 from conftest import own_captures
-from filter_cases import at_the_end_of_a_page
+from filter_cases import at_the_end_of_a_page, kernel_refusal
 from packet_cases import captured_packets, made_packets, needs_native, run_kernel, truncated_packets
-from raceway import DROP, PASS, Packet, PacketFunctionError, packet_function
+from raceway import DROP, PASS, TX, Packet, PacketFunctionError, packet_function
 from raceway.apps.forwarder.forwarder import Forwarder, Way
 from raceway.compile.pcap_filter.decision import decide
 from raceway.compile.pcap_filter.interpreter import run
@@ -218,3 +218,52 @@ def test_the_test_memory_ends_where_it_says():
     memory, address = at_the_end_of_a_page(b"abc")
     assert (address + 3) % 4096 == 0
     del memory
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "icmp or arp",
+        "tcp port 80 and net 192.0.2.0/24",
+        "port 53 or port 80 or portrange 1000-2000",
+        "ip[6:2] & 0x1fff = 0 and greater 70",
+        "ip6 and not tcp",
+        "ip6 protochain 6",
+        "vlan and tcp",
+        "ip[2:2] / (ip[8] - 64) > 3 or tcp[tcpflags] & tcp-syn != 0",
+    ],
+)
+@pytest.mark.skipif(INTERPRETED, reason="about generated code")
+def test_an_expression_in_a_packet_function_is_the_same_on_all_targets(text):
+    """By itself, among the function's own questions, and twice in one function."""
+    if kernel_refusal():
+        pytest.skip(kernel_refusal())
+    wanted, other = raceway.expression(text), raceway.expression("udp")
+
+    @packet_function
+    def alone(packet):
+        if wanted(packet):
+            return DROP
+        return PASS
+
+    @packet_function
+    def among(packet):
+        if packet.ipv4 and other(packet) == 0 and wanted(packet):
+            packet.ipv4.ttl = 7
+            return TX
+        if wanted(packet) and packet.load8(0) == 2:
+            return DROP
+        return PASS
+
+    whole = list(raceway.load_capture(own_captures()[-1]))[::40]
+    packets = [one for one in whole if len(one) >= 14]
+    packets += [one[:length] for one in packets[:20] for length in range(14, len(one), 7)]
+    for function in (alone, among):
+        kernel, native, interpreted = (
+            raceway.simulate(function, packets, target) for target in ("kernel", "native", "interpreted")
+        )
+        assert kernel.verdicts == native.verdicts == interpreted.verdicts
+        assert kernel.packets == native.packets == interpreted.packets
+    assert [verdict == DROP for verdict in raceway.simulate(alone, packets, "kernel").verdicts] == [
+        bool(wanted(one)) for one in packets
+    ]

@@ -448,5 +448,7 @@ class _Length(AbstractTemplate):
 def _length(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     state = sig.args[0].state
     if isinstance(state, HashTable):
-        return builder.load(builder.gep(state_address(context, builder, sig.args[0]), [constant(chains.COUNT)]))
+        return builder.load(
+            builder.gep(state_address(context, builder, sig.args[0]), [constant(chains.COUNT)])
+        )
     return constant(len(state))

@@ -25,7 +25,9 @@ Bytes = Callable[[Any, int, Callable[[Any], None]], Any]
 emits the checks and returns the pointer."""
 
 
-def emit(builder: Any, program: Program, data: Any, length: Any, wire_length: Any, farthest: int) -> Any:
+def emit(
+    builder: Any, program: Program, data: Any, length: Any, wire_length: Any, farthest: int = FARTHEST
+) -> Any:
     """Emit the program; return the i32 value of how many bytes are accepted.
 
     data: pointer to bytes; length, wire_length: i64, captured and on the wire; farthest: no byte at or behind this

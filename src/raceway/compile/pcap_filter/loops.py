@@ -14,7 +14,7 @@ from typing import Any
 from llvmlite import ir
 
 from raceway.compile.pcap_filter.decision import Unsuitable, decide
-from raceway.compile.pcap_filter.emission import FARTHEST, emit
+from raceway.compile.pcap_filter.emission import emit
 from raceway.compile.pcap_filter.program import NULL_EXPLICIT, Program
 from raceway.compile.pcap_filter.wide import LANES, PAGE, Wide, lay_out, safe_addresses, splat
 from raceway.memory.layout import BATCH, METADATA, SLOT
@@ -57,7 +57,7 @@ def _one(module: Any, program: Program) -> Any:
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     start, captured, wire = function.args
     data = builder.inttoptr(start, _i8.as_pointer())
-    builder.ret(emit(builder, program, data, captured, wire, FARTHEST))
+    builder.ret(emit(builder, program, data, captured, wire))
     return function
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from raceway.compile.function import PacketFunction
 
 ATTACH_EPILOG = """[bold]Examples[/bold]
 
@@ -13,6 +16,8 @@ sudo raceway attach eth0 wall.py:wall         until Ctrl-C
 sudo raceway attach eth0 wall.py:wall --pin   until raceway detach eth0
 sudo raceway attach eth0 wall.py:wall --mode generic
 sudo raceway attach eth0 wall.py:wall count.py:web   what wall lets pass goes to web
+sudo raceway attach eth0 --drop 'udp port 9'  what a pcap filter accepts
+sudo raceway attach eth0 --only 'tcp port 22 or arp'
 """
 DETACH_EPILOG = """[bold]Examples[/bold]
 
@@ -29,11 +34,38 @@ sudo raceway functions --json | tail -1 | jq .functions
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of standard output.")]
 
 
+def _chosen(functions: list[str], drop: str | None, only: str | None) -> list[PacketFunction]:
+    """The packet functions that the words stand for."""
+    if functions:
+        from raceway.faces.cli.loading import load_function
+
+        return [load_function(one) for one in functions]
+    from raceway.apps.functions.expressions import dropping, passing
+    from raceway.compile.pcap_filter.expression import Expression
+
+    return [dropping(Expression(drop)) if drop is not None else passing(Expression(only or ""))]
+
+
 def attach(
     interface: Annotated[str, typer.Argument(metavar="IFACE", help="A network interface.")],
     functions: Annotated[
-        list[str], typer.Argument(metavar="FILE.py:FUNCTION...", help="The packet functions, in order.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE.py:FUNCTION...", help="The packet functions, in order.", show_default=False
+        ),
+    ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EXPRESSION", help="Instead: drop what this pcap filter accepts, pass the rest."
+        ),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EXPRESSION", help="Instead: pass what this pcap filter accepts, drop the rest."
+        ),
+    ] = None,
     mode: Annotated[
         str, typer.Option("--mode", help="driver or generic; the better one that can be had by default.")
     ] = "",
@@ -52,9 +84,12 @@ def attach(
     from contextlib import ExitStack
 
     import raceway
-    from raceway.faces.cli.loading import load_function
 
-    loaded = [load_function(one) for one in functions]
+    if [functions or None, drop, only].count(None) != 2:
+        raise typer.BadParameter(
+            "expected one of FILE.py:FUNCTION..., --drop EXPRESSION and --only EXPRESSION"
+        )
+    loaded = _chosen(functions or [], drop, only)
     with ExitStack() as stack:
         chain = [stack.enter_context(raceway.attach(interface, one, mode=mode)) for one in loaded]
         names, are = ", ".join(one.function.name for one in chain), "is" if len(chain) == 1 else "are"
