@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from arithmetic import note
+from conftest import scaled
 from raceway.apps.generator.records import Track
 from raceway.apps.generator.sequence import WINDOW
 from raceway.memory.structures import allocate
@@ -94,7 +95,7 @@ steps = st.one_of(
 
 
 @given(start=st.integers(0, 2**40), walk=st.lists(steps, max_size=150))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=scaled(300, 60), deadline=None)
 @example(start=0, walk=[1, 1, -1, WINDOW, -WINDOW])
 def test_tracker_counts_as_the_oracle(start: int, walk: list[int]) -> None:
     numbers = [start]
