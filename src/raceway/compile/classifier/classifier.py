@@ -37,6 +37,8 @@ class Classifier(State):
     Raises TooComplexError where ranges overlap in too many ways, ValueError for more than 2,097,150 rules.
     """
 
+    CONTENT = State.CONTENT | {"rule_count", "used"}
+
     def __init__(self, rules: Sequence[Sequence[Box]]) -> None:
         if len(rules) > LARGEST_RULE:
             raise ValueError(f"{len(rules):,} rules; a classifier has room for {LARGEST_RULE:,}")

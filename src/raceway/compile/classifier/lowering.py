@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import cgutils, types as numba_types
 from numba.core.imputils import lower_getattr_generic
 from numba.core.typing import signature
-from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr, infer_global
+from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr
 from numba.extending import lower_builtin, models, register_model
 
 from raceway.compile import lowering_state, native_errors, twins
@@ -102,11 +102,3 @@ lowering_state.TEMPLATES[Classifier, "match"] = _method(
     "a key, and a number of answers",
     _match,
 )
-
-
-@infer_global(len)
-class _Length(AbstractTemplate):
-    def generic(self, args: Any, kws: Any) -> Any:
-        if len(args) == 1 and isinstance(args[0], StateType) and isinstance(args[0].state, Classifier):
-            return signature(types.int64, *args)
-        return None

@@ -57,6 +57,8 @@ class Random(State):
     Python may draw at once: each gets numbers of its own.
     """
 
+    CONTENT = State.CONTENT | {"_seed"}
+
     def __init__(self, seed: int | None = None) -> None:
         super().__init__(1)
         self.seed(seed)

@@ -20,6 +20,8 @@ from raceway.memory.mapping import map_over
 
 def shared(state: State) -> Map:
     """The map that holds a state object's words; made, and mapped under them, at the first call. Raises OSError."""
+    # Also where the program was kept from before, and nothing was compiled.
+    state.joined()
     if state.kernel_map is None:
         size = state.words.nbytes
         made = Map(MapKind.ARRAY, value_size=size, entries=1, name=_name(state), flags=MAP_MMAPABLE)
