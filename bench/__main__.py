@@ -13,9 +13,10 @@ import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from bench import attaching, filters, kernel_functions, programs
+from bench import attaching, filters, firewall, kernel_functions, programs
 from bench.gaps import gap_errors
 from bench.peers import (
     Measurement,
@@ -152,6 +153,16 @@ def table(rounds: int, scale: float, wanted: Callable[[Row], bool]) -> list[Row]
             min(rounds, 3),
         )
     add(kernel_functions.row(), kernel_functions.ours, kernel_functions.theirs)
+    for name, goal in (("acl1_10k", "20 Mpps"), ("fw1_10k", "shown")):
+        row = Row(
+            f"the first of 10,000 rules, native, {name} (goal: {goal})",
+            "linear search, compiled",
+            "Mpps",
+            None,
+        )
+        add(row, partial(firewall.native, name), partial(firewall.linear, name))
+    row = Row("reload of 10,000 rules, from the file", "nft -f", "s", 1, better="lower", group="nic")
+    add(row, partial(firewall.reload, "acl1_10k"), partial(firewall.nft_reload, "acl1_10k"))
     attached = attaching.rows()
     if any(wanted(row) for row in attached):
         rows += contest(attaching.ours, [(attaching.theirs, attached)], min(rounds, 3))

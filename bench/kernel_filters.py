@@ -39,7 +39,7 @@ _SO_ATTACH_FILTER, _SOL_PACKET, _PACKET_STATISTICS = 26, 263, 6
 
 
 @contextlib.contextmanager
-def _prepared() -> Iterator[Stage]:
+def prepared() -> Iterator[Stage]:
     """b's interface with a NAPI thread on the worker's processor."""
     with Stage() as stage:
         name = stage.lab.interface("b")
@@ -51,10 +51,11 @@ def _prepared() -> Iterator[Stage]:
 
 
 @contextlib.contextmanager
-def _source(stage: Stage) -> Iterator[Source]:
+def source(stage: Stage, mac: str = _ELSEWHERE) -> Iterator[Source]:
+    """The source at a, sending for a MAC address."""
     command = [
         *pinned(SOURCE_CPU), sys.executable, str(Path(__file__).with_name("source.py")),
-        stage.lab.interface("a"), _ELSEWHERE, stage.lab.address("b"), "60",
+        stage.lab.interface("a"), mac, stage.lab.address("b"), "60",
     ]  # fmt: skip
     with stage.console("a", command, name="the source") as console:
         console.wait_for(r"sending\r?\n", _START)
@@ -64,16 +65,16 @@ def _source(stage: Stage) -> Iterator[Source]:
 def ours(seconds: float = SECONDS) -> list[Measurement]:
     """Packets a second that the translated program drops in the driver."""
     code = translate(compile_expression(EXPRESSION), XdpAction.DROP, XdpAction.PASS)
-    with _prepared() as stage:
+    with prepared() as stage:
         count = stage.deliveries("b", "xdp_drops")
         with (
             Loaded(ProgramKind.XDP, code, name="bench_filter") as program,
             stage.lab.inside("b"),
             attach_xdp(program, stage.lab.index("b"), "driver"),
-            _source(stage) as source,
+            source(stage) as one,
         ):
             value = rate(count, seconds)
-            made = source.stop()
+            made = one.stop()
             arrived = settled(count)
         detail: Detail = {"offered": made, "received": arrived}
         return [in_millions("raceway.kernel.pcap_filter", value, detail, EXPRESSION)]
@@ -81,7 +82,7 @@ def ours(seconds: float = SECONDS) -> list[Measurement]:
 
 def theirs(seconds: float = SECONDS) -> list[Measurement]:
     """Packets a second that the socket's filter accepts. Raises PeerUnavailable."""
-    with _prepared() as stage:
+    with prepared() as stage:
         with stage.lab.inside("b"):
             listener = _listening(compile_expression(EXPRESSION), stage.lab.interface("b"))
         with listener:
@@ -94,9 +95,9 @@ def theirs(seconds: float = SECONDS) -> list[Measurement]:
                 total += packets
                 return total
 
-            with _source(stage) as source:
+            with source(stage) as one:
                 value = rate(count, seconds)
-                made = source.stop()
+                made = one.stop()
             detail: Detail = {"offered": made, "received": settled(count)}
         return [in_millions("AF_PACKET, SO_ATTACH_FILTER", value, detail, EXPRESSION)]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from bench import kernel_filters, wires
+from bench import firewall, kernel_filters, wires
 from bench.peers import Measurement, PeerUnavailable
 from bench.peers.af_xdp import dpdk_echo, dpdk_forward, dpdk_receive, dpdk_transmit
 from bench.peers.kernel_paths import linux_bridge, packet_send, tap_write, udp_ping_pong
@@ -97,6 +97,22 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
                           "classic BPF on a raw socket", 1.5)],
                 )
             ],
+        ),
+        (
+            partial(firewall.drops, seconds),
+            [
+                (partial(firewall.nft_drops, seconds),
+                 [_row("drop one UDP flood", "nft, netdev ingress", 3)]),
+                (partial(firewall.iptables_drops, seconds), [_row("drop one UDP flood", "iptables, raw", 3)]),
+            ],
+        ),
+        *(
+            (
+                partial(firewall.rules_in_kernel, name, seconds),
+                [(partial(firewall.nft_rules, name, seconds),
+                  [_row(f"10,000 rules in the kernel, {name}", "nft, netdev ingress", 10)])],
+            )
+            for name in ("acl1_10k", "fw1_10k")
         ),
         (
             partial(wires.inject, seconds),
