@@ -14,6 +14,7 @@ import pytest
 import raceway
 from conftest import own_captures, shared_captures
 from raceway.apps.firewall.expression import read
+from raceway.apps.firewall.importing.nftables import parse_nftables
 from raceway.apps.firewall.judging import matched
 from raceway.apps.firewall.language import parse_rules, read_rules
 from raceway.apps.firewall.matching import boxes
@@ -244,3 +245,59 @@ def test_what_is_no_classbench_filter_is_refused_with_its_line(tmp_path, line):
     (tmp_path / "filters").write_text(f"{FILTERS}{line}\n")
     with pytest.raises(raceway.RulesError, match=r"filters:5:"):
         read_classbench(tmp_path / "filters")
+
+
+NFTABLES = """table inet filter {
+	set bad {
+		type ipv4_addr
+		flags interval
+		elements = { 10.66.0.0/16, 192.0.2.1,
+				198.51.100.0-198.51.100.9 }
+	}
+	chain input {
+		type filter hook input priority filter; policy drop;
+		ct state established,related accept
+		ip saddr @bad drop
+		tcp dport { 22, 80, 8000-8080 } accept comment "web"
+		udp dport 53 limit rate 10/second accept
+		ip protocol icmp icmp type echo-request counter packets 5 bytes 100 accept
+		tcp flags syn tcp dport 23 reject with icmp type port-unreachable
+		th dport != 99 ip daddr 203.0.113.0/24 accept
+	}
+	chain output { type filter hook output priority filter; policy accept; }
+}
+"""
+
+
+def test_what_nft_prints_becomes_rules_and_the_rest_is_noted():
+    found = parse_nftables(NFTABLES)
+    assert [(rule.action, rule.place.line) for rule in found.rules] == [
+        ("drop", 11), ("pass", 12), ("pass", 14), ("drop", 15), ("pass", 16),
+    ]  # fmt: skip
+    assert (found.default, found.malformed) == ("drop", "pass")
+    said = "\n".join(found.notes)
+    for wanted in (
+        "ct state established,related accept (ct)",
+        "limit rate 10/second",
+        "reject is imported as drop",
+    ):
+        assert wanted in said
+    assert "hooks output were not imported" in said
+    program = Program(found)
+    echo = packet("9.9.9.9", protocol=1)[:34] + b"\x08" + bytes(19)
+    cases = [
+        (packet("198.51.100.9", protocol=6, ports=(1, 80)), 0), (packet(protocol=6, ports=(1, 8080)), 0),
+        (packet("9.9.9.9", protocol=6, ports=(1, 8080)), 1), (packet("9.9.9.9", protocol=6, ports=(1, 8081)), -1),
+        (echo, 2), (packet("9.9.9.9", "203.0.113.5", 17, (1, 98)), 4), (packet("9.9.9.9", "203.0.113.5"), 4),
+        (packet("9.9.9.9", "203.0.113.5", 17, (1, 99)), -1),
+    ]  # fmt: skip
+    for data, rule in cases:
+        assert program.judge(raceway.Packet(data)).rule == rule, data.hex()
+
+
+@pytest.mark.parametrize(
+    "text", ["table inet x {\nchain y {", "hello", "table inet x { chain y { } } }", "table x }"]
+)
+def test_what_is_no_ruleset_of_nft_is_refused(text):
+    with pytest.raises(raceway.RulesError):
+        parse_nftables(text)

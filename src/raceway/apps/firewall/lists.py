@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from raceway.apps.firewall.text import Place, RulesError
 from raceway.compile.addresses import prefix
 from raceway.compile.classifier.sets import Addresses, Ranges, merged
-
-_WRONG_SHOWN = 3
 
 
 def load_prefixes(path: Path, place: Place | None = None) -> Addresses:
@@ -35,6 +34,17 @@ def load_prefixes(path: Path, place: Place | None = None) -> Addresses:
             family, first, last = _other(said)
         except ValueError as error:
             raise RulesError(Place(str(path), number, line), str(error)) from None
+        (four if family == "ipv4" else six).append((first, last))
+    return Addresses(Ranges(four), merged(six))
+
+
+def addresses_of(items: Iterable[str]) -> Addresses:
+    """The addresses of items such as lines of a list. Raises ValueError."""
+    four: list[tuple[int, int]] = []
+    six: list[tuple[int, int]] = []
+    for item in items:
+        quick = _ipv4(item)
+        family, first, last = ("ipv4", *quick) if quick is not None else _other(item)
         (four if family == "ipv4" else six).append((first, last))
     return Addresses(Ranges(four), merged(six))
 

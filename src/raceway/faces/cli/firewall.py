@@ -15,12 +15,16 @@ application = typer.Typer(
     rich_markup_mode="rich",
     help="Drop, pass and limit packets by rules, in the kernel, before the host's stack sees them.",
 )
-FORMATS = ("raceway", "classbench")
+FORMATS = ("raceway", "classbench", "nftables")
 _ETHERNET = 1
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of standard output.")]
 _Rules = Annotated[Path, typer.Option("-f", "--rules", metavar="RULES", help="The rules file.")]
 _Format = Annotated[
-    str, typer.Option("--format", help="Of the rules: raceway, or classbench for ClassBench's filter files.")
+    str,
+    typer.Option(
+        "--format",
+        help="Of the rules: raceway, classbench (ClassBench's filters) or nftables (what nft list ruleset prints).",
+    ),
 ]
 RUN_EPILOG = """[bold]Examples[/bold]
 
@@ -56,13 +60,15 @@ raceway firewall explain --format classbench acl1_10k trace.pcap --json | tail -
 
 def _read(path: Path, format: str) -> RuleSet:
     from raceway.apps.firewall.importing.classbench import read_classbench
+    from raceway.apps.firewall.importing.nftables import read_nftables
     from raceway.apps.firewall.language import read_rules
 
     if format not in FORMATS:
         raise typer.BadParameter(
             f"{format!r}: one of {', '.join(FORMATS)} was expected", param_hint="--format"
         )
-    rules = read_classbench(path) if format == "classbench" else read_rules(path)
+    readers = {"raceway": read_rules, "classbench": read_classbench, "nftables": read_nftables}
+    rules = readers[format](path)
     for note in rules.notes:
         typer.echo(f"note: {note}", err=True)
     return rules
@@ -147,6 +153,7 @@ def _packets(capture: Path | None, packet: str) -> list[tuple[bytes, int]]:
 def run(
     interface: Annotated[str, typer.Argument(metavar="IFACE", help="A network interface.")],
     rules: _Rules,
+    format: _Format = "raceway",
     mode: Annotated[
         str, typer.Option("--mode", help="driver or generic; the better one that can be had by default.")
     ] = "",
@@ -157,7 +164,7 @@ def run(
     from raceway.apps.firewall.control import Control
     from raceway.apps.firewall.controller import Firewall
 
-    with Firewall(interface, _read(rules, "raceway"), mode=mode) as firewall, Control(firewall) as control:
+    with Firewall(interface, _read(rules, format), mode=mode) as firewall, Control(firewall) as control:
         count = len(firewall.program.rule_set.rules)
         in_force = f"{count:,} rules are in force on {interface} in {firewall.attachment.mode} mode"
         print(f"{in_force}; Ctrl-C ends it", flush=True)
