@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from socket import AF_INET, inet_pton
 
 from raceway.apps.firewall.text import Place, RulesError
 from raceway.compile.addresses import prefix
@@ -51,21 +52,14 @@ def addresses_of(items: Iterable[str]) -> Addresses:
 
 def _ipv4(said: str) -> tuple[int, int] | None:
     """A plain IPv4 address or prefix, quickly; None for everything else."""
-    address, _, length = said.partition("/")
-    parts = address.split(".")
-    if len(parts) != 4 or not said.isascii():
+    address, slash, length = said.partition("/")
+    try:
+        number = int.from_bytes(inet_pton(AF_INET, address), "big")
+    except (OSError, ValueError):
         return None
-    number = 0
-    for part in parts:
-        if not part.isdecimal() or len(part) > 3 or (len(part) > 1 and part[0] == "0"):
-            return None
-        value = int(part)
-        if value > 255:
-            return None
-        number = number << 8 | value
-    if not length:
-        return (number, number) if "/" not in said else None
-    if not length.isdecimal() or len(length) > 2 or int(length) > 32:
+    if not slash:
+        return number, number
+    if not (length.isdecimal() and length.isascii()) or len(length) > 2 or int(length) > 32:
         return None
     rest = 0xFFFFFFFF >> int(length)
     # Lists are made by hand, too: what lies behind the prefix is forgotten.

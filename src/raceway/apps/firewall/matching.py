@@ -8,7 +8,7 @@ of, `boxes` gives the alternatives of it: a box, and what else must hold or must
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from raceway.compile.classifier.sets import (
     ANY_ADDRESS,
@@ -101,6 +101,9 @@ def protocol(*numbers: int) -> Tree:
     return Only(Box(protocols=Ranges([(number, number) for number in numbers])))
 
 
+_SIDES = [side.name for side in fields(Box)]
+
+
 def boxes(tree: Tree) -> list[Alternative]:
     """The alternatives of a tree, those that contradict themselves left out. Raises TooManyError."""
     return _alternatives(tree, wanted=True)
@@ -121,9 +124,14 @@ def _alternatives(tree: Tree, *, wanted: bool) -> list[Alternative]:
     return _joined(made)
 
 
+_ANYTHING = Alternative(Box())
+
+
 def _product(parts: Sequence[list[Alternative]]) -> list[Alternative]:
     made = [Alternative(Box())]
     for part in parts:
+        if part == [_ANYTHING]:
+            continue
         following = []
         for left in made:
             for right in part:
@@ -140,18 +148,18 @@ def _product(parts: Sequence[list[Alternative]]) -> list[Alternative]:
 def _joined(made: list[Alternative]) -> list[Alternative]:
     """Make one of alternatives that differ in one side only: a list of ports is one box."""
     _check(len(made))
-    for side in fields(Box):
+    if len(made) < 2:
+        return made
+    for side in _SIDES:
         together: dict[tuple[object, ...], Alternative] = {}
         for one in made:
-            others = tuple(getattr(one.box, other.name) for other in fields(Box) if other.name != side.name)
-            key = (one.asked, *others)
+            key = (one.asked, *(getattr(one.box, other) for other in _SIDES if other != side))
             known = together.get(key)
             if known is None:
                 together[key] = one
             else:
-                both = getattr(known.box, side.name) | getattr(one.box, side.name)
-                values = {other.name: getattr(one.box, other.name) for other in fields(Box)}
-                together[key] = Alternative(Box(**{**values, side.name: both}), one.asked)
+                both = getattr(known.box, side) | getattr(one.box, side)
+                together[key] = Alternative(replace(known.box, **{side: both}), one.asked)
         made = list(together.values())
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from raceway.apps.firewall.matching import EVERYTHING, Alternative, Tree, boxes
 from raceway.apps.firewall.text import Place
@@ -38,7 +39,7 @@ class Rule:
     rate: Rate | None = None
     port: str = ""
 
-    @property
+    @cached_property
     def alternatives(self) -> list[Alternative]:
         """What it matches. Raises TooManyError."""
         return boxes(self.tree)

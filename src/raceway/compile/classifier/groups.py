@@ -119,12 +119,17 @@ def part(boxes: Sequence[tuple[int, Box]]) -> Parted:
         *(number_line(one) for one in distinct[2:]),
     ]
     sizes = [len(one) for one in distinct]
-    whole = [dimension(one, size, [range(size)]) for one, size in zip(lines[:2], sizes, strict=False)]
-    waiting = _by_width(wanted, whole) if len(boxes) else []
+    whole = [dimension(one, size, [range(size)]) for one, size in zip(lines, sizes, strict=True)]
+    waiting = _by_width(wanted, whole[:2]) if len(boxes) else []
     chosen: list[_Numbers] = []
     while waiting:
         mine = waiting.pop(0)
-        if _small(mine, wanted, lines, sizes) or len(mine) == 1:
+        # A group tells no more classes apart than all rules do together, so most need no look of their own.
+        if (
+            len(mine) == 1
+            or _small(mine, wanted, whole)
+            or _small(mine, wanted, _cut(mine, wanted, lines, sizes))
+        ):
             chosen.append(mine)
         else:
             waiting += _halves(mine, wanted)
@@ -150,12 +155,16 @@ def _by_width(wanted: _Numbers, whole: list[Dimension]) -> list[_Numbers]:
     return [np.flatnonzero(key == value) for value in range(4) if (key == value).any()]
 
 
-def _small(mine: _Numbers, wanted: _Numbers, lines: list[list[Line]], sizes: list[int]) -> bool:
-    """Tell whether a group's tables stay small."""
-    cut = [
+def _cut(mine: _Numbers, wanted: _Numbers, lines: list[list[Line]], sizes: list[int]) -> list[Dimension]:
+    """The dimensions as a group sees them."""
+    return [
         dimension(one, size, [np.unique(wanted[mine, side]).tolist()])
         for side, (one, size) in enumerate(zip(lines, sizes, strict=True))
     ]
+
+
+def _small(mine: _Numbers, wanted: _Numbers, cut: list[Dimension]) -> bool:
+    """Tell whether a group's tables stay small if its dimensions have those classes."""
     areas = np.ones(len(mine), np.int64)
     for side in (0, 1):
         members = cut[side].members[0]

@@ -157,12 +157,13 @@ class Box:
     answers: Ranges = ANY_ANSWER
 
     def __and__(self, other: Box) -> Box:
-        # Most sides are open on one hand.
         return Box(
-            *(
-                left if right is any_ else right if left is any_ else left & right
-                for left, right, any_ in zip(self.sides, other.sides, _OPEN, strict=True)
-            )
+            _both(self.source, other.source, ANY_ADDRESS),
+            _both(self.destination, other.destination, ANY_ADDRESS),
+            _both(self.source_ports, other.source_ports, ANY_PORT),
+            _both(self.destination_ports, other.destination_ports, ANY_PORT),
+            _both(self.protocols, other.protocols, ANY_PROTOCOL),
+            _both(self.answers, other.answers, ANY_ANSWER),
         )
 
     @property
@@ -176,4 +177,8 @@ class Box:
         return all(self.sides)
 
 
-_OPEN = (ANY_ADDRESS, ANY_ADDRESS, ANY_PORT, ANY_PORT, ANY_PROTOCOL, ANY_ANSWER)
+def _both(left: Any, right: Any, any_: Any) -> Any:
+    """What is in both sets, of which most are open."""
+    if right is any_:
+        return left
+    return right if left is any_ else left & right
