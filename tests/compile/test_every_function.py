@@ -34,9 +34,13 @@ ELSEWHERE = {
     "tests/compile/worlds_extra.py": "differs from Python on purpose: -2**63 // -1",
     "tests/compile/test_refusals_and_explanations.py": "are refused by the verifier, or never end",
     "tests/compile/test_checker.py": "are refused",
+    "tests/compile/test_random.py": "there",
+    "tests/compile/test_kept_ebpf.py": "are kept there, and made anew",
+    "tests/nic/test_functions_sudden_death.py": "are attached there, and killed",
+    "tests/compile/test_classifier.py": "there",
 }
 """Files whose functions are not for this test, and who looks at them, or why nobody can."""
-STATE = (raceway.Counters, raceway.HashTable, raceway.TokenBucket)
+STATE = (raceway.Counters, raceway.HashTable, raceway.TokenBucket, raceway.Random)
 _DECORATED = re.compile(r"^@(?:raceway\.)?packet_function$", re.M)
 
 
@@ -86,7 +90,9 @@ def _is_taken(node: ast.stmt) -> bool:
             for one in ast.walk(node)
             if isinstance(one, ast.Call)
         }
-        known = {"Counters", "HashTable", "PrefixTable", "TokenBucket", "expression", "prefix", "range"}
+        known = {
+            "Counters", "HashTable", "PrefixTable", "TokenBucket", "Random", "expression", "prefix", "range",
+        }  # fmt: skip
         return called <= known
     # A table that is filled where it is made.
     return isinstance(node, ast.Expr) and ast.unparse(node).split("(")[0].endswith(".load")

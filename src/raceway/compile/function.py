@@ -34,6 +34,7 @@ class PacketFunction:
         self.locals = check(self.source)
         self.typed: Any = None
         self.generated: Any = None
+        self.kept_as: Any = None
         self.simulated: Any = None
         self._native: Kernel | None = None
         self._interpreted: InterpretedKernel | None = None

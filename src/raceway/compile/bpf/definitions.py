@@ -146,9 +146,11 @@ define i1 @raceway_compare_exchange(ptr %place, i64 %expected, i64 %value) alway
 """
 
 _WHOLE_LENGTH = 188  # bpf_xdp_get_buff_len
+# A packet stays on its processor, so LLVM may ask for its number once and keep it. Whether that or asking each time is
+# less for the verifier to follow is different from function to function.
 _MORE = f"""
 define internal ptr @raceway_more() alwaysinline {{
-  %processor_number = call i64 inttoptr (i64 {_PROCESSOR} to ptr)()
+  %processor_number = call i64 inttoptr (i64 {_PROCESSOR} to ptr)() {{ASKED}}
   %processor = and i64 %processor_number, {{PROCESSORS_MASK}}
   %line = mul i64 %processor, {COUNTERS_STRIDE}
   %start = getelementptr i8, ptr @{CONTROL}, i64 {COUNTERS_AT + MORE}
@@ -308,9 +310,12 @@ def control_size(processors: int) -> int:
     return COUNTERS_AT + COUNTERS_STRIDE * processors
 
 
+_ONCE = "nounwind willreturn memory(none)"
+
+
 def entry(codes: dict[str, int], processors: int) -> str:
     """The program around the function. codes: what `raceway_decide` returns for each kind of failure."""
-    text = _ENTRY + _MORE + f"@{CONTROL} = external global [{COUNTERS_AT} x i8]\n"
+    text = _ENTRY + _MORE.replace("{ASKED}", _ONCE) + f"@{CONTROL} = external global [{COUNTERS_AT} x i8]\n"
     numbers = {
         **codes, "PROCESSOR": _PROCESSOR, "PROCESSORS_MASK": processors - 1, "STRIDE": COUNTERS_STRIDE,
         "AT": COUNTERS_AT,
@@ -320,9 +325,9 @@ def entry(codes: dict[str, int], processors: int) -> str:
     return _HEAD + text
 
 
-def primitives(used: list[State], processors: int) -> str:
-    """The primitives that parts call."""
-    more = _MORE.replace("{PROCESSORS_MASK}", str(processors - 1))
+def primitives(used: list[State], processors: int, *, once: bool) -> str:
+    """The primitives that parts call. once: ask for the processor's number once."""
+    more = _MORE.replace("{PROCESSORS_MASK}", str(processors - 1)).replace("{ASKED}", _ONCE if once else "")
     more += f"@{CONTROL} = external global [{COUNTERS_AT} x i8]\n"
     return (
         _HEAD + _PRIMITIVES + more + "".join(_STATE.replace("{SERIAL}", str(state.serial)) for state in used)

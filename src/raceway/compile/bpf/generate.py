@@ -48,9 +48,17 @@ _STAYS = re.compile(r"^declare (.*@\"?raceway_within\"?\(.*\)).*$", re.M)
 _byte_pointer = ir.IntType(8).as_pointer()
 
 
-def generate(function: PacketFunction, processors: int, *, places: bool = False) -> Generated:
+ARRANGEMENTS = 2
+"""Ways to say the same. How many steps the verifier takes depends on such things as which register a number is in,
+by a factor of two and more; so what it finds too complex in one way it may take in another."""
+
+
+def generate(
+    function: PacketFunction, processors: int, *, places: bool = False, arrangement: int = 0
+) -> Generated:
     """Make eBPF of a packet function. processors: how many the control record has counters for, a power of two;
-    places: say what line each instruction comes from, for which the function is lowered anew.
+    places: say what line each instruction comes from, for which the function is lowered anew; arrangement: one of the
+    `ARRANGEMENTS`.
 
     Raises PacketFunctionError.
     """
@@ -75,7 +83,10 @@ def generate(function: PacketFunction, processors: int, *, places: bool = False)
     _optimise(module, machine)
     text = widened(str(module))
     module = binding.parse_assembly(hidden_more(text) if large else _constant_offsets(text))
-    for text in (definitions.primitives(used, processors), definitions.given()):
+    for text in (
+        definitions.primitives(used, processors, once=(arrangement == 0) != large),
+        definitions.given(),
+    ):
         module.link_in(binding.parse_assembly(text))
     _inline(module, arguments=_ARGUMENTS)
     _optimise(module, machine)

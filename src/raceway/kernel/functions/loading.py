@@ -17,7 +17,7 @@ from raceway.compile.state.words import State
 from raceway.kernel.bpf.maps import Map
 from raceway.kernel.bpf.programs import LOG_STEPS, LOG_WORDS, Program
 from raceway.kernel.bpf.system import MAP_MMAPABLE, PROGRAM_XDP_FRAGMENTS, MapKind, ProgramKind, VerifierError
-from raceway.kernel.functions.refusals import explained
+from raceway.kernel.functions.refusals import explained, too_complex
 from raceway.kernel.functions.sharing import shared
 
 if TYPE_CHECKING:
@@ -64,10 +64,27 @@ class LoadedFunction:
             try:
                 self.program = self._load(generated, LOG_WORDS)
             except VerifierError as error:
-                raise self._refusal(error) from None
+                self.program = self._otherwise(error)
         except BaseException:
             self._close_maps()
             raise
+
+    def _otherwise(self, error: VerifierError) -> Program:
+        """The program in another arrangement, if it is the verifier's patience that the first was too much for."""
+        if too_complex(error):
+            from raceway.compile.bpf.generate import ARRANGEMENTS, generate
+
+            for arrangement in range(1, ARRANGEMENTS):
+                made = generate(self.function, processors(), arrangement=arrangement)
+                try:
+                    program = self._load(made, LOG_WORDS)
+                except VerifierError:
+                    continue
+                self.generated = self.function.generated = made
+                if self.function.kept_as is not None:
+                    kept.store(self.function.kept_as, made)
+                return program
+        raise self._refusal(error) from None
 
     def _refusal(self, error: VerifierError) -> VerifierError:
         from raceway.compile.bpf.generate import generate
@@ -155,6 +172,7 @@ def _kept_or_made(function: PacketFunction) -> Generated:
         after = recipe(function)
         # Another thread may have given a global another value meanwhile.
         if after is not None and after.text == before.text:
+            function.kept_as = before
             kept.store(before, made)
     return made
 

@@ -70,6 +70,11 @@ class FunctionRefusedError(VerifierError):
         self.file, self.line, self.reason = file, line, reason
 
 
+def too_complex(error: VerifierError) -> bool:
+    """Whether the verifier gave up, rather than found something that cannot be proven."""
+    return re.search(_TOO_MUCH, (said(error.log) or [""])[-1]) is not None
+
+
 def explained(
     function: PacketFunction,
     error: VerifierError,
