@@ -78,3 +78,14 @@ def mounts_of_labs() -> list[str]:
 def names_of_labs() -> list[str]:
     """The labs that have names, on this machine."""
     return [found.name for found in every_lab()]
+
+
+@pytest.fixture
+def mounts():
+    """A process in a mount namespace of its own, which has a BPF file system whatever the machine has."""
+    command = ["unshare", "--mount", "sh", "-c", "mount -t bpf bpf /sys/fs/bpf && echo there && exec cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "there\n"
+        yield holder.pid
+        holder.kill()

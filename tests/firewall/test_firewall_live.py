@@ -14,7 +14,7 @@ import time
 import pytest
 
 import raceway
-from labs import lab as lab, needs_root, reaches
+from labs import lab as lab, mounts as mounts, needs_root, reaches
 from raceway.kernel.interface import xdp_attached
 from raceway.memory.jit import INTERPRETED
 
@@ -216,3 +216,41 @@ def test_a_killed_firewall_leaves_the_interface_open(lab, tmp_path):
     with two.inside("b"):
         assert not xdp_attached(two.interface("b"))
     assert reaches(two, "a", two.address("b"))
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_rules_that_keep_filtering_do_so_after_a_kill_and_not_after_a_clean_end(lab, tmp_path, mounts, end):
+    two = lab()
+    interface = two.interface("b")
+    (tmp_path / "wall.rules").write_text("on death keep\ndrop udp dst port 9\n")
+    enter = [
+        "nsenter",
+        f"--mount=/proc/{mounts}/ns/mnt",
+        f"--wdns={tmp_path}",
+        sys.executable,
+        "-m",
+        "raceway",
+    ]
+
+    def inside(*words: str) -> subprocess.Popen[str]:
+        # In the lab's network namespace alone: its own /sys has no BPF file system.
+        with two.inside("b"):
+            return subprocess.Popen([*enter, *words], stdout=subprocess.PIPE, text=True)
+
+    with inside("firewall", "run", interface, "-f", "wall.rules") as process:
+        assert "in force" in process.stdout.readline()
+        process.send_signal(end)
+        process.wait(20)
+    killed = end == signal.SIGKILL
+    try:
+        with receiver(two, 9) as nine:
+            send(two, 9, b"x")
+            assert received(nine) == ([] if killed else [b"x"])
+        with two.inside("b"):
+            assert bool(xdp_attached(interface)) == killed
+    finally:
+        if killed:
+            with inside("detach", interface) as process:
+                assert "firewall taken off" in process.stdout.read()
+    with two.inside("b"):
+        assert not xdp_attached(interface)

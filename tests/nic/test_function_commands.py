@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from labs import lab as lab, needs_root, reaches
+from labs import lab as lab, mounts as mounts, needs_root, reaches
 from raceway.kernel.interface import xdp_attached
 from raceway.memory.jit import INTERPRETED
 
@@ -157,17 +157,6 @@ def test_an_expression_is_attached_without_a_file(lab, option, text, name):
     both = raceway_at(two, "attach", interface, "wall.py:wall", option, "tcp")
     assert both.returncode == 2
     assert "expected one of" in both.stderr
-
-
-@pytest.fixture
-def mounts():
-    """A process in a mount namespace of its own, which has a BPF file system whatever the machine has."""
-    command = ["unshare", "--mount", "sh", "-c", "mount -t bpf bpf /sys/fs/bpf && echo there && exec cat"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "there\n"
-        yield holder.pid
-        holder.kill()
 
 
 @pytest.fixture

@@ -79,12 +79,18 @@ class Firewall:
         self._gone = self._aborted = self._seen = 0
         self.attachment: Attachment = attach(interface, self.program.function, mode=mode)
         self.interface = interface
+        try:
+            self._follow_policy()
+        except BaseException:
+            self.attachment.close()
+            raise
+
+    def _follow_policy(self) -> None:
+        """Do what the rules want for the case that this process is killed."""
         if self.program.rule_set.on_death == "keep":
-            try:
-                self.attachment.pin()
-            except BaseException:
-                self.attachment.close()
-                raise
+            self.attachment.pin()
+        else:
+            self.attachment.unpin()
 
     def reload(self, rules: RuleSet | str | Path) -> None:
         """Put other rules in force, between two packets. If they are not accepted, those in force stay: RulesError."""
@@ -92,6 +98,7 @@ class Firewall:
         old = self.program
         final = self.attachment.replace(following.function, _GRACE)
         self.program = following
+        self._follow_policy()
         # What the old program counted goes to the rules that are still there, by their text.
         kept = self._counted(old)
         self._base = {key: kept[key] for key in _keys(following.rule_set) if key in kept}
@@ -135,7 +142,8 @@ class Firewall:
         )
 
     def close(self) -> None:
-        """Take the rules off. May be called twice."""
+        """Take the rules off, also those that a kill would leave in force. May be called twice."""
+        self.attachment.unpin()
         self.attachment.close()
 
     def __enter__(self) -> Firewall:

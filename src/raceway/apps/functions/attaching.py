@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raceway.apps.functions.pinning import pin_chain, pin_path
+from raceway.apps.functions.pinning import pin_chain, pin_path, unpin
 from raceway.errors import NoSuchInterfaceError, PortBusyError
 from raceway.kernel.bpf.links import Link, attach_xdp
 from raceway.kernel.bpf.programs import Program
@@ -104,6 +104,13 @@ class Attachment:
                 pin_chain(self._chain, self._where)
                 self._chain.pinned = True
             return pin_path(self._where)
+
+    def unpin(self) -> None:
+        """Let all functions of this process on the interface go with it again."""
+        with _lock:
+            if self._where is not None and self._chain.pinned:
+                unpin(self._where)
+                self._chain.pinned = False
 
     @property
     def attached(self) -> bool:
