@@ -12,7 +12,8 @@ from raceway.compile.classifier.tries import Words, narrow_trie, wide_trie
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
 LARGEST_RULE = (1 << 21) - 2
-_TRIES = 64
+_WINDOW = 4096
+"""Bases that are tried at once."""
 
 
 def packed(parted: Parted) -> _Numbers:
@@ -89,30 +90,28 @@ def _comb(group: Group) -> tuple[_Numbers, _Numbers]:
         return bases, np.full(width, walk.NOBODY << walk.OWNER, np.int64)
     owners, begins, lengths = np.unique(group.sources, return_index=True, return_counts=True)
     order = np.argsort(-lengths, kind="stable")
-    taken = bytearray(width + 2 * len(group.sources))
-    columns = group.destinations.tolist()
+    taken = np.zeros(2 * (width + _WINDOW), dtype=bool)
     free = 0
     chosen = np.zeros(len(owners), np.int64)
     for row in order.tolist():
-        mine = columns[begins[row] : begins[row] + lengths[row]]
-        base = max(free - mine[0], 0)
-        for _ in range(_TRIES):
-            if len(taken) < base + width:
-                taken += bytes(len(taken))
-            clash = next((at for at in mine if taken[base + at]), None)
-            if clash is None:
+        mine = group.destinations[begins[row] : begins[row] + lengths[row]]
+        base = max(free - int(mine[0]), 0)
+        while True:
+            if len(taken) < base + width + _WINDOW:
+                taken = np.concatenate((taken, np.zeros(len(taken) + width, dtype=bool)))
+            clashes = taken[base + mine[0] : base + mine[0] + _WINDOW].copy()
+            for at in mine[1:].tolist():
+                clashes |= taken[base + at : base + at + _WINDOW]
+            first = int(np.argmin(clashes))
+            if not clashes[first]:
                 break
-            following = taken.find(0, base + clash)
-            base = (following if following >= 0 else len(taken)) - clash
-        else:
-            # Behind everything.
-            base = max(taken.rfind(1) + 1 - mine[0], 0)
-            if len(taken) < base + width:
-                taken += bytes(base + width)
-        for at in mine:
-            taken[base + at] = 1
-        free = taken.find(0, free)
-        free = len(taken) if free < 0 else free
+            base += _WINDOW
+        base += first
+        taken[base + mine] = True
+        while taken[free]:
+            free += int(np.argmin(taken[free : free + _WINDOW])) or len(taken[free : free + _WINDOW])
+            if free >= len(taken):
+                taken = np.concatenate((taken, np.zeros(_WINDOW, dtype=bool)))
         chosen[row] = base
     bases[owners] = chosen << 21 | owners
     cells = np.full(int(chosen.max()) + width, walk.NOBODY << walk.OWNER, np.int64)

@@ -41,6 +41,7 @@ NOBODY = (1 << 21) - 1
 _HALF = 0xFFFFFFFF
 _PORTS = 1 << 32
 _FOUND = (1 << 21) - 1
+_NO_RULE = 1 << 30
 NONE = -1
 
 
@@ -231,7 +232,7 @@ def match(table: Any, words: Any, answers: int) -> int:
     if answers != 0:
         answer = narrow(table, table[ANSWERS], answers, 16)
     groups = table[GROUP_COUNT]
-    best = 1 << 30
+    best = _NO_RULE
     source = table[ROWS] + source * groups
     destination = table[ROWS + 1] + destination * groups
     source_port = table[ROWS + 2] + source_port * groups
@@ -242,21 +243,23 @@ def match(table: Any, words: Any, answers: int) -> int:
     for group in range(groups):
         mine = table[source + group]
         cell = table[table[header] + (mine >> 21) + table[destination + group]]
-        if cell >> OWNER == mine & NOBODY:
-            combined = (
-                table[source_port + group] + table[destination_port + group]
-                + table[protocol + group] + table[answer + group]
-            )  # fmt: skip
-            rest = _half(table, table[header + 1], combined)
-            if (cell >> ROW) & 1:
-                rule = _half(table, table[header + 4], (cell & ((1 << ROW) - 1)) + rest) - 1
-                if rule >= 0:
-                    best = min(best, rule)
-            else:
-                fits = table[header + 2] + (cell & FIT) * table[header + 3]
-                if (table[fits + (rest >> 6)] >> (rest & 63)) & 1:
-                    best = min(best, (cell >> RULE) & _FOUND)
+        # All ones if the cell is this source's. Where the traffic is mixed nobody can foretell that, so nobody is asked
+        # to: what is not ours is worked out too, and forgotten.
+        ours = ((cell >> OWNER) ^ (mine & NOBODY)) - 1 >> 63
+        combined = (
+            table[source_port + group] + table[destination_port + group]
+            + table[protocol + group] + table[answer + group]
+        )  # fmt: skip
+        rest = _half(table, table[header + 1], combined)
+        if (cell >> ROW) & 1:
+            rule = _half(table, table[header + 4], (cell & ((1 << ROW) - 1)) + rest) - 1
+            ours &= ~(rule >> 63)
+        else:
+            rule = (cell >> RULE) & _FOUND
+            fits = table[header + 2] + (cell & FIT) * table[header + 3]
+            ours &= -((table[fits + (rest >> 6)] >> (rest & 63)) & 1)
+        best = min(best, rule & _FOUND | ~ours & _NO_RULE)
         header += GROUP_WORDS
-    if best == 1 << 30:
+    if best >= _NO_RULE:
         return NONE
     return best
