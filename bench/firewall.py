@@ -15,7 +15,6 @@ import random
 import re
 import shutil
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,6 +31,7 @@ from bench.stage import SECONDS, Stage, in_millions, rate, settled
 from raceway.apps.firewall.importing.classbench import read_classbench
 from raceway.apps.firewall.program import Program
 from raceway.apps.firewall.rules import RuleSet
+from raceway.kernel.interface import Network
 
 _FLOOD = "drop udp dst port 9"
 _BATCH = 1 << 16
@@ -61,7 +61,7 @@ def _raceway(rules: RuleSet | str, seconds: float) -> list[Measurement]:
             value = rate(count, seconds)
             made = one.stop()
         detail: Detail = {"offered": made, "received": settled(count)}
-        return [in_millions("raceway firewall", value, detail)]
+        return [in_millions("raceway firewall", value, detail, "raceway firewall run IFACE -f RULES")]
 
 
 def nft_drops(seconds: float = SECONDS) -> list[Measurement]:
@@ -78,14 +78,18 @@ def _nft(rules: str, seconds: float) -> list[Measurement]:
     _needs("nft")
     with prepared() as stage:
         name = stage.lab.interface("b")
-        text = f"table netdev bench {{ chain all {{ type filter hook ingress device {name} priority 0;\n{rules}\n}} }}"
-        _feed(stage, ["nft", "-f", "-"], text)
+        _feed(stage, ["nft", "-f", "-"], _table(name, rules))
         count = _received(stage)
         with source(stage) as one:
             value = rate(count, seconds)
             made = one.stop()
         detail: Detail = {"offered": made, "received": settled(count)}
-        return [in_millions("nft, netdev ingress", value, detail)]
+        return [in_millions("nft, netdev ingress", value, detail, "nft -f RULES")]
+
+
+def _table(interface: str, rules: str) -> str:
+    head = f"table netdev bench {{ chain every {{ type filter hook ingress device {interface} priority 0;"
+    return f"{head}\n{rules}\n}}\n}}\n"
 
 
 def iptables_drops(seconds: float = SECONDS) -> list[Measurement]:
@@ -107,16 +111,20 @@ def iptables_drops(seconds: float = SECONDS) -> list[Measurement]:
             value = rate(count, seconds)
             made = one.stop()
         detail: Detail = {"offered": made, "received": settled(count)}
-        return [in_millions("iptables, raw", value, detail)]
+        return [
+            in_millions(
+                "iptables, raw", value, detail, "iptables -t raw -A PREROUTING -p udp --dport 9 -j DROP"
+            )
+        ]
 
 
 def _received(stage: Stage) -> Callable[[], int]:
     """Packets that b's interface has handed on: all that were judged there."""
-    path = f"/sys/class/net/{stage.lab.interface('b')}/statistics/rx_packets"
+    name = stage.lab.interface("b")
 
     def count() -> int:
-        with stage.lab.inside("b"):
-            return int(subprocess.run(["cat", path], capture_output=True, check=True).stdout)
+        with stage.lab.inside("b"), Network() as network:
+            return network.link_counters(name)["rx_packets"]
 
     return count
 
@@ -311,8 +319,7 @@ def nft_reload(name: str) -> Measurement:
     _needs("nft")
     with Stage() as stage:
         interface = stage.lab.interface("b")
-        head = f"table netdev bench {{ chain all {{ type filter hook ingress device {interface} priority 0;"
-        text = f"{head}\n{nft_text(_mixed(name))}\n}} }}"
+        text = _table(interface, nft_text(_mixed(name)))
         _feed(stage, ["nft", "-f", "-"], text)
         began = time.perf_counter()
         _feed(stage, ["nft", "-f", "-"], f"flush table netdev bench\n{text}")
