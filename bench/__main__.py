@@ -155,13 +155,15 @@ def table(rounds: int, scale: float, wanted: Callable[[Row], bool]) -> list[Row]
     add(kernel_functions.row(), kernel_functions.ours, kernel_functions.theirs)
     for name, goal in (("acl1_10k", "20 Mpps"), ("fw1_10k", "shown")):
         row = Row(
-            f"the first of 10,000 rules, native, {name} (goal: {goal})",
+            f"firewall: the first of 10,000 rules, native, {name} (goal: {goal})",
             "linear search, compiled",
             "Mpps",
             None,
         )
         add(row, partial(firewall.native, name), partial(firewall.linear, name))
-    row = Row("reload of 10,000 rules, from the file", "nft -f", "s", 1, better="lower", group="nic")
+    row = Row(
+        "firewall: reload of 10,000 rules, from the file", "nft -f", "s", 1, better="lower", group="nic"
+    )
     add(row, partial(firewall.reload, "acl1_10k"), partial(firewall.nft_reload, "acl1_10k"))
     attached = attaching.rows()
     if any(wanted(row) for row in attached):

@@ -102,15 +102,15 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
             partial(firewall.drops, seconds),
             [
                 (partial(firewall.nft_drops, seconds),
-                 [_row("drop one UDP flood", "nft, netdev ingress", 3)]),
-                (partial(firewall.iptables_drops, seconds), [_row("drop one UDP flood", "iptables, raw", 3)]),
+                 [_row("firewall: drop one UDP flood", "nft, netdev ingress", 3)]),
+                (partial(firewall.iptables_drops, seconds), [_row("firewall: drop one UDP flood", "iptables, raw", 3)]),
             ],
         ),
         *(
             (
                 partial(firewall.rules_in_kernel, name, seconds),
                 [(partial(firewall.nft_rules, name, seconds),
-                  [_row(f"10,000 rules in the kernel, {name}", "nft, netdev ingress", 10)])],
+                  [_row(f"firewall: 10,000 rules in the kernel, {name}", "nft, netdev ingress", 10)])],
             )
             for name in ("acl1_10k", "fw1_10k")
         ),

@@ -1,4 +1,4 @@
-"""The classifier: which of many thousand rules is the first that a packet matches, at a cost that hardly grows.
+"""The classifier: which of many thousand rules is the first that a packet matches, at a cost that grows little.
 
 Recursive flow classification (Gupta, McKeown 1999), with what makes it small: rules are parted into groups by whether
 their source and their destination are wide, for few sources meet few destinations when both are narrow; what is left
