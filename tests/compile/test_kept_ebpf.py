@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import raceway
+from labs import needs_root
 from raceway.compile.bpf import kept
 from raceway.compile.bpf.generated import Generated, Reference
 from raceway.compile.recipe import recipe
@@ -21,6 +22,7 @@ from raceway.memory.jit import INTERPRETED
 
 TEXT = """
 import raceway
+from labs import needs_root
 from raceway import DROP, PASS, prefix
 
 LIMIT = 5
@@ -128,6 +130,7 @@ def test_a_global_that_changes_changes_the_recipe(written):
 def test_two_tables_are_not_one_table_twice(written):
     text = """
 import raceway
+from labs import needs_root
 FIRST = raceway.Counters(4)
 SECOND = {second}
 
@@ -371,3 +374,15 @@ def test_a_fresh_process_needs_no_compiler(tmp_path):
     assert fresh() == [first[0], "False", "False"]
     (file,) = Path(tmp_path / "cache").glob("compiled-*/ebpf/*")
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+@NATIVE_ONLY
+@needs_root
+def test_state_of_a_program_that_was_kept_is_known_to_have_other_writers(written, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "cache_directory", lambda: tmp_path)
+    for known in (False, True):
+        module = written()
+        assert module.TABLE.alone
+        raceway.simulate(module.function, [bytes(60)], "kernel")
+        assert (module.function.typed is None) == known
+        assert not module.TABLE.alone

@@ -15,6 +15,7 @@ import pytest
 
 import raceway
 from labs import lab as lab, mounts as mounts, needs_root, reaches
+from raceway.apps.functions import pinning
 from raceway.kernel.interface import xdp_attached
 from raceway.memory.jit import INTERPRETED
 
@@ -98,11 +99,15 @@ def test_a_reload_keeps_what_unchanged_rules_have_counted_and_their_limits(lab):
         assert conserved(status)
 
 
-def test_rules_that_are_not_accepted_leave_the_old_ones_in_force(lab):
+def test_rules_that_are_not_accepted_leave_the_old_ones_in_force(lab, tmp_path, monkeypatch):
     two = lab()
+    monkeypatch.setattr(pinning, "BPF_FILES", tmp_path / "none")
     with two.inside("b"), raceway.Firewall(two.interface("b"), "drop udp dst port 9") as firewall:
         with pytest.raises(raceway.RulesError):
             firewall.reload("drop udp dst port")
+        # There is no place to pin anything in.
+        with pytest.raises(OSError, match="BPF file system"):
+            firewall.reload("on death keep\npass udp dst port 9")
         with receiver(two, 9) as nine:
             send(two, 9, b"x")
             assert received(nine) == []

@@ -10,6 +10,8 @@ Data flows downwards through these modules, and each may use only those above it
     the interpreted packet: the same attributes that compiled code has, over any buffer.
 `state`
     counters, hash table, longest-prefix table, token bucket: arrays that both worlds work on.
+`classifier`
+    the first of many rules that a packet matches: one more state, with a room of its own.
 `checker`, `rewrite`, `function`
     `@packet_function`: reads the user's source, refuses what no target supports, prepares the rest.
 `lowering`, `native`

@@ -13,8 +13,7 @@ from typing import Any
 
 from raceway.apps.firewall.language import parse_rules, read_rules
 from raceway.apps.firewall.program import Program
-from raceway.apps.firewall.rules import DIVERT, LOG, RuleSet
-from raceway.apps.firewall.text import RulesError
+from raceway.apps.firewall.rules import RuleSet
 from raceway.apps.functions.attaching import Attachment, attach
 from raceway.compile.classifier.walk import WRONGS
 
@@ -73,7 +72,7 @@ class Firewall:
     """
 
     def __init__(self, interface: str, rules: RuleSet | str | Path, *, mode: str = "") -> None:
-        self.program = _program(rule_set_of(rules))
+        self.program = Program(rule_set_of(rules))
         self._base: dict[tuple[str, int], tuple[int, int]] = {}
         self._others = [0] * len(WRONGS)
         self._gone = self._aborted = self._seen = 0
@@ -94,8 +93,11 @@ class Firewall:
 
     def reload(self, rules: RuleSet | str | Path) -> None:
         """Put other rules in force, between two packets. If they are not accepted, those in force stay: RulesError."""
-        following = _program(rule_set_of(rules), keep=self.program)
+        following = Program(rule_set_of(rules), keep=self.program)
         old = self.program
+        if following.rule_set.on_death == "keep":
+            # First what can fail.
+            self.attachment.pin()
         final = self.attachment.replace(following.function, _GRACE)
         self.program = following
         self._follow_policy()
@@ -167,12 +169,3 @@ def _keys(rule_set: RuleSet) -> list[tuple[str, int]]:
         made.append((rule.text, seen.get(rule.text, 0)))
         seen[rule.text] = seen.get(rule.text, 0) + 1
     return made
-
-
-def _program(rule_set: RuleSet, keep: Program | None = None) -> Program:
-    for rule in rule_set.rules:
-        if rule.action in (DIVERT, LOG):
-            raise RulesError(rule.place, f"{rule.action} is not built yet for a live interface")
-        if any(what == "established" for one in rule.alternatives for what, _ in one.asked):
-            raise RulesError(rule.place, "established is not built yet")
-    return Program(rule_set, keep)

@@ -1,6 +1,6 @@
 """From a rule set to a packet function and its state: the classifier, and what each of its rules means.
 
-What a rule asks of a packet and no box can say (an expression of libpcap's, that a flow is established) is asked of
+What a rule asks of a packet and no box can say (an expression of libpcap's) is asked of
 every packet before: the answers are bits of a number, and that number is one more side of the boxes. So the
 classifier gives the rule at once. The function's source is made for the rule set, with nothing in it that the rules do
 not need, and compiled like every packet function.
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from raceway.apps.firewall.rules import DIVERT, DROP, LIMIT, LOG, PASS, Rate, Rule, RuleSet
+from raceway.apps.firewall.rules import DROP, LIMIT, NOT_BUILT, PASS, Rate, Rule, RuleSet
 from raceway.apps.firewall.text import RulesError
 from raceway.compile.classifier.classifier import Classifier
 from raceway.compile.classifier.sets import LAST_ANSWER, QUESTIONS, Box, Ranges
@@ -27,7 +27,7 @@ from raceway.compile.pcap_filter.expression import Expression
 from raceway.compile.state import Counters, TokenBucket
 from raceway.compile.verdicts import Verdict
 
-_KINDS = (DROP, PASS, LOG, LIMIT, DIVERT)
+_KINDS = (DROP, PASS, LIMIT)
 _LIMIT = 8
 BUCKETS = 1 << 16
 """Sources, destinations or flows that a `limit ... per` rule keeps apart at once."""
@@ -66,6 +66,8 @@ def questions_of(rules: Sequence[Rule]) -> dict[str, int]:
         for one in rule.alternatives:
             for what, _ in sorted(one.asked):
                 made.setdefault(what, len(made))
+        for word in {rule.action, *made} & NOT_BUILT:
+            raise RulesError(rule.place, f"{word} is not built yet")
         if len(made) > QUESTIONS:
             raise RulesError(
                 rule.place,
@@ -87,8 +89,7 @@ class Program:
         self.rule_set = rule_set
         rules = rule_set.rules
         questions = questions_of(rules)
-        deciding = [() if rule.action == LOG else _boxes(rule, questions) for rule in rules]
-        self.classifier = Classifier(deciding)
+        self.classifier = Classifier([_boxes(rule, questions) for rule in rules])
         self.counts = Counters(max(len(rules), 1))
         self.limited = Counters(max(len(rules), 1))
         self.others = Counters(len(WRONGS))
@@ -106,7 +107,7 @@ class Program:
             for number in limits
             if (rate := rules[number].rate)
         ]
-        self.expressions = {what: Expression(what) for what in questions if what != "established"}
+        self.expressions = {what: Expression(what) for what in questions}
         self._scope = self._make(questions, [rules[number] for number in limits])
         self.function: PacketFunction = self._scope["firewall"]
 
@@ -205,7 +206,4 @@ def _deciding(rule_set: RuleSet) -> list[str]:
             "    LIMITED.add(rule)",
             "    return DROP",
         ]
-    lines += ["COUNTS.add(rule)", f"if kind == {_KINDS.index(DROP)}:", "    return DROP"]
-    if DIVERT in kinds:
-        lines += [f"if kind == {_KINDS.index(DIVERT)}:", "    return REDIRECT"]
-    return [*lines, "return PASS"]
+    return [*lines, "COUNTS.add(rule)", f"if kind == {_KINDS.index(DROP)}:", "    return DROP", "return PASS"]

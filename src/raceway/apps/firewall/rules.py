@@ -10,6 +10,8 @@ from raceway.apps.firewall.text import Place
 
 DROP, PASS, LOG, LIMIT, DIVERT = "drop", "pass", "log", "limit", "divert"
 ACTIONS = (DROP, PASS, LOG, LIMIT, DIVERT)
+NOT_BUILT = frozenset((LOG, DIVERT, "established"))
+"""Words that are read and checked, and that no program can be made of yet."""
 MALFORMED = ("drop", "pass", "match")
 ON_DEATH = ("open", "keep")
 

@@ -83,6 +83,9 @@ class Attachment:
                 loaded.close()
                 raise
             self._loaded, self.function = loaded, function
+            if self._chain.pinned and self._where is not None:
+                # What leads on from the new one has to stay as well.
+                pin_chain(self._chain, self._where)
         time.sleep(grace)
         counted = old.counters
         old.close()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from raceway.compile.classifier import walk
 from raceway.compile.classifier.groups import part
 from raceway.compile.classifier.sets import LAST_ANSWER, Box
@@ -69,6 +67,3 @@ class Classifier(State):
 
     def __repr__(self) -> str:
         return f"<Classifier: {self.rule_count:,} rules in {self.used * 8:,} bytes>"
-
-
-__all__ = ["Classifier", "np"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from raceway.compile.classifier.classes import Dimension, Line, dimension, line
-from raceway.compile.classifier.sets import LAST_4, NO_PORT, NO_PROTOCOL, Addresses, Box, Ranges
+from raceway.compile.classifier.sets import Addresses, Box, Ranges
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _CELLS = 1 << 23
@@ -267,16 +267,3 @@ def _firsts(
         here = box[begins[rows] + place]
         firsts[rows] = np.where(fits[of_rule[here]], rules[here][:, None], firsts[rows])
     return firsts, row.reshape(-1)
-
-
-__all__ = [
-    "GROUPS",
-    "LAST_4",
-    "NO_PORT",
-    "NO_PROTOCOL",
-    "NO_RULE",
-    "Group",
-    "Parted",
-    "TooComplexError",
-    "part",
-]

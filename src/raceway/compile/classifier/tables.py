@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from raceway.compile.classifier import walk
-from raceway.compile.classifier.groups import NO_PORT, NO_PROTOCOL, SIDES, Group, Parted
+from raceway.compile.classifier.groups import SIDES, Group, Parted
+from raceway.compile.classifier.sets import NO_PORT, NO_PROTOCOL
 from raceway.compile.classifier.tries import Words, narrow_trie, wide_trie
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]

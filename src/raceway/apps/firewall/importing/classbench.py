@@ -19,7 +19,6 @@ from raceway.compile.classifier.sets import (
     ANY_PROTOCOL,
     LAST_PORT,
     NO_PORT,
-    NO_PROTOCOL,
     Addresses,
     Box,
     Ranges,
@@ -95,6 +94,3 @@ def _protocols(number: int, mask: int, known: dict[tuple[int, int, int], Ranges]
         matching = [(one, one) for one in range(256) if one & mask == number & mask]
         known[key] = Ranges(matching)
     return known[key]
-
-
-__all__ = ["NO_PROTOCOL", "read_classbench"]
