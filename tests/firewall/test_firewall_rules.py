@@ -14,7 +14,8 @@ import pytest
 import raceway
 from conftest import own_captures, shared_captures
 from raceway.apps.firewall.expression import read
-from raceway.apps.firewall.importing.nftables import parse_nftables
+from raceway.apps.firewall.importing.classbench import read_classbench
+from raceway.apps.firewall.importing.nftables import parse_nftables, read_nftables
 from raceway.apps.firewall.judging import matched
 from raceway.apps.firewall.language import parse_rules, read_rules
 from raceway.apps.firewall.matching import boxes
@@ -159,6 +160,13 @@ def test_what_is_not_accepted_is_said_with_line_and_column(text):
     assert line.rstrip() in said
 
 
+def test_a_file_that_is_not_there_is_said_without_a_line_to_show(tmp_path):
+    for reads in (read_rules, read_classbench, read_nftables):
+        with pytest.raises(raceway.RulesError) as caught:
+            reads(tmp_path / "absent")
+        assert str(caught.value) == f"{tmp_path / 'absent'}: No such file or directory"
+
+
 def test_rules_that_were_spoiled_are_refused_or_read_whole():
     rng = random.Random(7)
     good = (
@@ -249,8 +257,6 @@ def test_classbench_filters_give_the_number_of_the_first(tmp_path):
     "line", ["@10.0.0.0/8 nonsense", "@1.2.3.4/33\t0.0.0.0/0\t0 : 1\t0 : 1\t0x06/0xFF", "x"]
 )
 def test_what_is_no_classbench_filter_is_refused_with_its_line(tmp_path, line):
-    from raceway.apps.firewall.importing.classbench import read_classbench
-
     (tmp_path / "filters").write_text(f"{FILTERS}{line}\n")
     with pytest.raises(raceway.RulesError, match=r"filters:5:"):
         read_classbench(tmp_path / "filters")

@@ -29,5 +29,10 @@ class RulesError(RacewayError, ValueError):
 
     def __init__(self, place: Place, reason: str) -> None:
         self.file, self.line, self.column, self.reason = place.file, place.line, place.column, reason
+        if not place.text:
+            # A file that cannot be read, or its end: there is no line to show.
+            known = reason.startswith(place.file)
+            super().__init__(reason if known else f"{place}: {reason}")
+            return
         shown = "".join("\t" if letter == "\t" else " " for letter in place.text[: place.column - 1])
-        super().__init__(f"{place.file}:{place.line}:{place.column}: {reason}\n  {place.text}\n  {shown}^")
+        super().__init__(f"{place}:{place.column}: {reason}\n  {place.text}\n  {shown}^")
