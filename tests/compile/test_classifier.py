@@ -228,6 +228,39 @@ def test_machine_code_and_the_kernel_find_what_python_finds(target):
     assert all(results[0][2][1:7])
 
 
+MANY = [
+    Classifier([[Box(source=host(f"10.{number}.0.0/16"))], [Box(destination_ports=Ranges([(22, 22)]))]])
+    for number in range(1, 7)
+]
+ONE, TWO, THREE, FOUR, FIVE, SIX = MANY
+
+
+@raceway.packet_function
+def asks_six_classifiers_and_writes_between(packet):
+    first = ONE.key(packet)
+    found = ONE.match(first) + TWO.match(first) * 4 + THREE.match(first) * 16
+    if len(packet) > 14:
+        packet.store8(26, 10)
+        packet.store8(27, 5)
+    second = ONE.key(packet)
+    found += FOUR.match(second) * 64 + FIVE.match(second) * 256 + SIX.match(second) * 1024
+    WRONG.add(first.wrong)
+    FOUND[1] = found + 1365
+    return raceway.PASS
+
+
+@pytest.mark.skipif(bool(needs_native), reason=needs_native)
+@pytest.mark.parametrize("target", ["native", "kernel"])
+def test_six_walks_in_one_function_are_not_too_much_for_the_verifier_and_see_what_was_written(target):
+    for data in cases():
+        results = []
+        for where in ("interpreted", target):
+            FOUND.clear()
+            done = raceway.simulate(asks_six_classifiers_and_writes_between, [data], where)
+            results.append((done.verdicts, done.reasons, FOUND.values()))
+        assert results[0] == results[1]
+
+
 @pytest.mark.parametrize(
     ("reason", "data"),
     [

@@ -16,7 +16,7 @@ import pytest
 import raceway
 from labs import needs_root
 from raceway.compile.bpf import kept
-from raceway.compile.bpf.generated import Generated, Reference
+from raceway.compile.bpf.generated import Generated, Part, Reference
 from raceway.compile.recipe import recipe
 from raceway.memory.jit import INTERPRETED
 
@@ -239,8 +239,11 @@ def stored(written, folder):
     made = recipe(written().function)
     code = bytes.fromhex("1800000000000000") + bytes(8) + bytes.fromhex("9500000000000000")
     references = (Reference(0, made.states[1], 8),)
-    kept.store(made, Generated("function", code, references, made.states[1:2], 2, "ir"))
-    assert kept.load(made, 2).references == references
+    parts = (Part(0, None), Part(2, ("context", 80, "number")))
+    kept.store(made, Generated("function", code, references, made.states[1:2], 2, "ir", (), parts))
+    found = kept.load(made, 2)
+    assert found.references == references
+    assert found.parts == parts
     return made, folder
 
 
@@ -259,7 +262,9 @@ def test_broken_and_strange_files_are_as_if_not_there(stored):
     for at in range(len(whole)):
         assert ignored(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     # Whole by its checksum, and not what was ever written.
-    state = {"name": "function", "instructions": "18" + "00" * 15, "references": [], "states": [], "ir": ""}
+    state = {
+        "name": "function", "instructions": "18" + "00" * 15, "references": [], "states": [], "ir": "", "parts": [],
+    }  # fmt: skip
 
     def with_checksum(content: bytes) -> bytes:
         rest = zlib.compress(content)
@@ -272,7 +277,9 @@ def test_broken_and_strange_files_are_as_if_not_there(stored):
         {"instructions": "18"}, {"instructions": "x"}, {"instructions": 5}, {"references": [[0, 77, 0]]},
         {"references": [[0, -1, 0]]}, {"references": [[0, True, 0]]}, {"references": [[1, 0, 0]]},
         {"references": [[-1, 0, 0]]}, {"references": [[0, "any_map", 0]]}, {"references": [[0, 0, -1]]},
-        {"references": [[0, 0]]}, {"states": [4]}, {"states": ["a"]}, {"states": None},
+        {"references": [[0, 0]]}, {"parts": [[2, None]]}, {"parts": [[-1, None]]}, {"parts": [[True, None]]},
+        {"parts": [[0]]}, {"parts": [[0, ["memory"]]]}, {"parts": [[0, [0]]]}, {"parts": [[0, [1 << 20]]]},
+        {"parts": None}, {"states": [4]}, {"states": ["a"]}, {"states": None},
     ):  # fmt: skip
         assert ignored(with_checksum(json.dumps(state | wrong).encode())), wrong
 

@@ -14,6 +14,9 @@ leaves to a call of one of these, declared in the part and defined, always inlin
     i64 raceway_move(data, end, first, last, by)   move the packet's first byte; below zero if there is no room
     ptr raceway_data(data, first, by, moved)       where it begins then, by what `move` has answered
     ptr raceway_end(end, first, moved)             and where it ends
+    ptr raceway_context(record)                    what a packet is taken from anew: the record, or eBPF's context
+    ptr raceway_context_data(context)              where it begins
+    ptr raceway_context_end(context)               and where it ends
         raceway_publish(place, value)              store a word after everything that was stored before
     i64 raceway_observe(place)                     load a word between what is loaded before and after
     i64 raceway_add(place, value)                  add to a word that others may be adding to; the sum
@@ -51,6 +54,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "move": (_i64, [_bytes, _bytes, _bytes, _bytes, _i64]),
     "data": (_bytes, [_bytes, _bytes, _i64, _i64]),
     "end": (_bytes, [_bytes, _bytes, _i64]),
+    "context": (_bytes, [_bytes]),
+    "context_data": (_bytes, [_bytes]),
+    "context_end": (_bytes, [_bytes]),
     "publish": (_void, [_words, _i64]),
     "observe": (_i64, [_words]),
     "add": (_i64, [_words, _i64]),
@@ -160,6 +166,18 @@ define ptr @raceway_end(ptr %end, ptr %lowest, i64 %moved) alwaysinline {
   %change = select i1 %failed, i64 0, i64 %moved
   %place = getelementptr i8, ptr %end, i64 %change
   ret ptr %place
+}
+define ptr @raceway_context(ptr %record) alwaysinline {
+  ret ptr %record
+}
+define ptr @raceway_context_data(ptr %record) alwaysinline {
+  %data = load ptr, ptr %record
+  ret ptr %data
+}
+define ptr @raceway_context_end(ptr %record) alwaysinline {
+  %place = getelementptr i8, ptr %record, i64 8
+  %end = load ptr, ptr %place
+  ret ptr %end
 }
 define void @raceway_publish(ptr %place, i64 %value) alwaysinline {
   store atomic i64 %value, ptr %place release, align 8

@@ -117,6 +117,19 @@ define ptr @raceway_end(ptr %end, ptr %context, i64 %moved) alwaysinline {{
   %short = load i32, ptr %place
   {_LOADED}
 }}
+define ptr @raceway_context_data(ptr %context) alwaysinline {{
+  %short = load i32, ptr %context
+  %number = zext i32 %short to i64
+  %pointer = inttoptr i64 %number to ptr
+  ret ptr %pointer
+}}
+define ptr @raceway_context_end(ptr %context) alwaysinline {{
+  %place = getelementptr i8, ptr %context, i64 4
+  %short = load i32, ptr %place
+  %number = zext i32 %short to i64
+  %pointer = inttoptr i64 %number to ptr
+  ret ptr %pointer
+}}
 define void @raceway_publish(ptr %place, i64 %value) alwaysinline {{
   {_FENCE}
   store volatile i64 %value, ptr %place

@@ -35,12 +35,13 @@ class Relocation:
 
 @dataclass
 class Section:
-    """A section: its index, name, bytes and relocations."""
+    """A section: its index, name, bytes and relocations; `symbols`: what begins in it, by name."""
 
     index: int
     name: str
     data: bytes
     relocations: list[Relocation] = field(default_factory=list)
+    symbols: dict[str, int] = field(default_factory=dict)
 
 
 def read(raw: bytes) -> dict[str, Section]:
@@ -54,6 +55,10 @@ def read(raw: bytes) -> dict[str, Section]:
         Section(index, _text(contents[names_at], row[0]), contents[index]) for index, row in enumerate(rows)
     ]
     for index, row in enumerate(rows):
+        if row[1] == _SYMBOLS:
+            for one in _symbols(contents[index], contents[row[6]]):
+                if one.name and 0 < one.section < count:
+                    sections[one.section].symbols[one.name] = one.value
         if row[1] != _RELOCATIONS:
             continue
         table, target = row[6], row[7]

@@ -1,7 +1,8 @@
 """From a packet function's parts to eBPF: link, optimise, take the instructions out of the object file.
 
 The parts are those that machine code is made of (`native.typed`). What is left to do takes LLVM some ten milliseconds:
-all of it becomes one function, for the kernel's verifier follows pointers to a packet best where it sees them made.
+all of it becomes one function, for the kernel's verifier follows pointers to a packet best where it sees them made; but
+for parts that stand apart (`compile.apart`), which it walks once each.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from llvmlite import binding, ir
 from numba.core.cgutils import normalize_ir_text
 
-from raceway.compile import headers, native, primitives
+from raceway.compile import apart, headers, native, primitives
 from raceway.compile.bpf import definitions, elf, lines
-from raceway.compile.bpf.generated import Generated, Reference
-from raceway.compile.bpf.instructions import assemble, bounded, parse, reachable
+from raceway.compile.bpf.generated import Generated, Part, Reference
+from raceway.compile.bpf.instructions import Instruction, assemble, bounded, functions, parse, reachable
 from raceway.compile.bpf.loops import hidden_more, widened
 from raceway.compile.errors import PacketFunctionError
 from raceway.compile.lowering import MOVING, PACKET, moving
@@ -42,9 +43,13 @@ _FINDS_HEADERS = re.compile(
 _HEADERS_IN_LINE = 6
 _UNALIGNED = re.compile(r"^( *(?:%\S+ = load|store) .*), align 1(?=$|,)", re.M)
 _PURE = re.compile(
-    r"^declare (.*@\"?raceway_(?:given_\w+|length|offset|far|place|over|beyond|state_\d+)\"?\(.*\)).*$", re.M
+    r"^declare (.*@\"?raceway_(?:given_\w+|length|context|offset|far|place|over|beyond|state_\d+)\"?\(.*\)).*$",
+    re.M,
 )
 _STAYS = re.compile(r"^declare (.*@\"?raceway_within\"?\(.*\)).*$", re.M)
+_APART = re.compile(rf'^(define linkonce_odr .*@"?{apart.PREFIX}.*\) )alwaysinline', re.M)
+_CONTEXT = re.compile(r"^ *(%\S+) = (?:tail )?call ptr @raceway_context\(ptr .*\n", re.M)
+_TAKES = {"c": "context", "n": "number"}
 _byte_pointer = ir.IntType(8).as_pointer()
 
 
@@ -81,7 +86,7 @@ def generate(
     _forget_arguments(module, machine)
     _inline(module, arguments=_ARGUMENTS)
     _optimise(module, machine)
-    text = widened(str(module))
+    text = widened(_with_context(str(module)))
     module = binding.parse_assembly(hidden_more(text) if large else _constant_offsets(text))
     for text in (
         definitions.primitives(used, processors, once=(arrangement == 0) != large),
@@ -100,17 +105,42 @@ def generate(
     for relocation in code.relocations:
         one = by_origin[relocation.offset // 8]
         name = relocation.symbol.name
+        if name.startswith(apart.PREFIX):
+            one.callee = by_origin[relocation.symbol.value // 8]
+            continue
         if one.wide is None or name not in wanted:
             raise AssertionError(f"eBPF code wants {name!r}, which nobody has")
         one.note = wanted[name]
     made = bounded(reachable(made), [definitions.loop_limit(processors), definitions.LOOP_LIMIT_APART])
     raw = assemble(made)
+    named = {place // 8: name for name, place in code.symbols.items() if name.startswith(apart.PREFIX)}
     references = [Reference(one.place, one.note, one.immediate) for one in made if one.note is not None]
     table = lines.read(sections) if places else []
     found = (
         tuple(lines.place_of(table, one.origin) for one in made for _ in range(one.slots)) if table else ()
     )
-    return Generated(function.name, raw, tuple(references), tuple(used), processors, str(module), found)
+    return Generated(
+        function.name,
+        raw,
+        tuple(references),
+        tuple(used),
+        processors,
+        str(module),
+        found,
+        _parts(made, named),
+    )
+
+
+def _parts(made: list[Instruction], named: dict[int, str]) -> tuple[Part, ...]:
+    """The program's functions, if there are some that stand apart. named: those, by their first instruction as LLVM
+    numbered them."""
+    parts = []
+    for one in functions(made):
+        name = named.get(one[0].origin, "")
+        codes = [code for code in name.rpartition("__")[2].split("_") if code and code[0] != "s"]
+        takes = tuple(_TAKES.get(code) or int(code[1:]) for code in codes)
+        parts.append(Part(one[0].place, takes if name else None))
+    return tuple(parts) if any(one.takes is not None for one in parts) else ()
 
 
 def _check(function: PacketFunction, module: Any) -> None:
@@ -137,6 +167,20 @@ def _constant_offsets(text: str) -> str:
     return "".join(pieces)
 
 
+def _with_context(text: str) -> str:
+    """The context for parts that take the packet from it anew. All that calls such a part has become the program."""
+    pieces = []
+    for function in re.split(r"(?<=^})$", text, flags=re.M):
+        found = re.search(r"^define .*@raceway_xdp\(ptr [^)]*?(%[\w.]+)\)", function, re.M)
+        if found:
+            for name in _CONTEXT.findall(function):
+                function = re.sub(
+                    re.escape(name) + r"(?![\w.$-])", found[1], _line_of(name).sub("", function)
+                )
+        pieces.append(function)
+    return "".join(pieces)
+
+
 def _line_of(name: str) -> re.Pattern[str]:
     return re.compile(rf"^ *{re.escape(name)} = .*\n", re.M)
 
@@ -156,6 +200,7 @@ def _machine() -> Any:
 
 def _module(text: str) -> Any:
     text = _TARGET.sub("", text)
+    text = _APART.sub(r"\1noinline", text)
     text = _WISH.sub(rf'\1 "no-builtins" section "{definitions.SECTION}"', text)
     # Packets are looked at wherever their fields lie, and processors that XDP runs on can do that.
     text = _UNALIGNED.sub(r"\1", text)
@@ -208,7 +253,7 @@ def _inline(module: Any, arguments: int = 1 << 16) -> None:
     """Leave no function but the program's own to others. The user's helpers become part of it: a loop of theirs that
     is ended early ends the function. What else stays apart is for LLVM to weigh, but for what it has no registers."""
     for one in module.functions:
-        if one.is_declaration or one.name == "raceway_xdp":
+        if one.is_declaration or one.name == "raceway_xdp" or one.name.startswith(apart.PREFIX):
             continue
         one.linkage = "internal"
         wanted = "packet_function" in one.name or len(list(one.arguments)) > arguments

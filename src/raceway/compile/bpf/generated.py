@@ -16,8 +16,17 @@ class Reference(NamedTuple):
     offset: int
 
 
+class Part(NamedTuple):
+    """A function of a program. start: its first instruction; takes: nothing known (None), or what a part that the
+    verifier walks once takes: "context", "number", or bytes of memory."""
+
+    start: int
+    takes: tuple[int | str, ...] | None
+
+
 class Generated(NamedTuple):
-    """What the kernel is to load. instructions: 8 bytes each; references: what they want filled in."""
+    """What the kernel is to load. instructions: 8 bytes each; references: what they want filled in; parts: the
+    program's functions, in order, if any of them is to be walked once."""
 
     name: str
     instructions: bytes
@@ -27,3 +36,4 @@ class Generated(NamedTuple):
     ir: str
     places: tuple[tuple[str, int], ...] = ()
     """File and line of each instruction, if they were asked for."""
+    parts: tuple[Part, ...] = ()

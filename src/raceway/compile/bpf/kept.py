@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from raceway.compile.bpf import definitions
-from raceway.compile.bpf.generated import Generated, Reference
+from raceway.compile.bpf.generated import Generated, Part, Reference
 from raceway.compile.recipe import Recipe
 from raceway.compile.state.words import State
 from raceway.memory.jit import cache_directory
@@ -36,7 +36,7 @@ KEPT = 256
 LARGEST = 16 << 20
 """Bytes of the largest file that is read or written."""
 
-_MAGIC = b"raceway eBPF 1\n"
+_MAGIC = b"raceway eBPF 2\n"
 _CHECKSUM = 32
 _WIDE = 0x18  # the instruction that takes an address, of two slots
 _MAPS = (definitions.CONTROL, definitions.NEXT, definitions.SOCKETS)
@@ -131,6 +131,7 @@ def _packed(generated: Generated, path: Path, states: tuple[State, ...]) -> byte
         "references": [[one.instruction, number(one.wanted), one.offset] for one in generated.references],
         "states": [number(state) for state in generated.states],
         "ir": generated.ir,
+        "parts": generated.parts,
     }
     rest = zlib.compress(json.dumps(content).encode(), 1)
     return _MAGIC + _checksum(path, rest) + rest
@@ -163,10 +164,20 @@ def _unpacked(raw: bytes, path: Path, states: tuple[State, ...], processors: int
             raise ValueError(f"{path} has something to fill in at {one.instruction}")
     if len(instructions) % 8 or not all(0 <= one.offset < 1 << 31 for one in references):
         raise ValueError(f"{path} has no instructions")
+    parts = tuple(_part(*one, last=len(instructions) // 8) for one in content["parts"])
     return Generated(
         str(content["name"]), instructions, references, tuple(state(one) for one in content["states"]),
-        processors, str(content["ir"]),
+        processors, str(content["ir"]), (), parts,
     )  # fmt: skip
+
+
+def _part(start: int, takes: list[int | str] | None, *, last: int) -> Part:
+    if type(start) is not int or not 0 <= start < last:
+        raise ValueError(f"a part begins at {start!r}")
+    for one in takes or ():
+        if one not in ("context", "number") and not (type(one) is int and 0 < one < 1 << 20):
+            raise ValueError(f"a part takes {one!r}")
+    return Part(start, None if takes is None else tuple(takes))
 
 
 def _forget(directory: Path) -> None:

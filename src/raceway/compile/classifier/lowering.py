@@ -11,13 +11,13 @@ from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr
 from numba.extending import lower_builtin, models, register_model
 
-from raceway.compile import lowering_state, native_errors, twins
+from raceway.compile import apart, lowering_state, native_errors
 from raceway.compile.classifier import walk
 from raceway.compile.classifier.classifier import Classifier
 from raceway.compile.classifier.sets import LAST_ANSWER
-from raceway.compile.lowering import PACKET, is_number
-from raceway.compile.lowering_addresses import WORDS, build, constant
-from raceway.compile.lowering_state import TABLE, StateType
+from raceway.compile.lowering import PacketType, current, is_number
+from raceway.compile.lowering_addresses import build, constant
+from raceway.compile.lowering_state import StateType
 
 types: Any = numba_types  # numba fills this module in as it starts
 _i64 = ir.IntType(64)
@@ -53,28 +53,33 @@ def _key_attribute(context: Any, builder: Any, kind: Any, value: Any, name: str)
     return builder.extract_value(value, walk.WRONG)
 
 
-def _stack(builder: Any) -> Any:
-    place = cgutils.alloca_once(builder, ir.ArrayType(_i64, walk.KEY_WORDS))
-    return builder.bitcast(place, _i64.as_pointer())
+def _stack(builder: Any) -> apart.Memory:
+    """Place for a key, and for what it matches behind it: the same for all that a function asks, for eBPF has little of
+    it, and nobody leaves anything there."""
+    function = builder.function
+    place = getattr(function, "raceway_key", None)
+    if place is None:
+        place = function.raceway_key = cgutils.alloca_once(builder, ir.ArrayType(_i64, walk.KEY_WORDS + 1))
+    return apart.Memory(builder.bitcast(place, _i64.as_pointer()), walk.KEY_WORDS + 1)
 
 
 def _key(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     words = _stack(builder)
-    twins.call(context, builder, walk.key, (PACKET, WORDS), (args[1], words))
-    loaded = [builder.load(builder.gep(words, [constant(index)])) for index in range(walk.KEY_WORDS)]
+    apart.call(
+        context, builder, walk.key, apart.Packet(current(context, builder, sig.args[1], args[1])), words
+    )
+    loaded = [builder.load(builder.gep(words.start, [constant(index)])) for index in range(walk.KEY_WORDS)]
     return build(context, builder, KEY, loaded)
 
 
 def _match(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     words = _stack(builder)
     for index in range(walk.KEY_WORDS):
-        builder.store(builder.extract_value(args[1], index), builder.gep(words, [constant(index)]))
-    kind = sig.args[0]
-    count = constant(len(kind.state.words))
-    table = build(context, builder, TABLE, [lowering_state.state_address(context, builder, kind), count])
+        builder.store(builder.extract_value(args[1], index), builder.gep(words.start, [constant(index)]))
     answers = context.cast(builder, args[2], sig.args[2], types.int64) if len(args) > 2 else constant(0)
     answers = builder.and_(answers, constant(LAST_ANSWER))
-    return twins.call(context, builder, walk.match, (TABLE, WORDS, types.int64), (table, words, answers))
+    apart.call(context, builder, walk.match_in, apart.Words(sig.args[0].state), words, answers)
+    return builder.load(builder.gep(words.start, [constant(walk.KEY_WORDS)]))
 
 
 def _method(name: str, result: Any, fits: Any, wanted: str, lowering: Any) -> type[AbstractTemplate]:
@@ -93,7 +98,7 @@ def _method(name: str, result: Any, fits: Any, wanted: str, lowering: Any) -> ty
 
 
 lowering_state.TEMPLATES[Classifier, "key"] = _method(
-    "key", KEY, lambda args: args == (PACKET,), "the packet", _key
+    "key", KEY, lambda args: len(args) == 1 and isinstance(args[0], PacketType), "the packet", _key
 )
 lowering_state.TEMPLATES[Classifier, "match"] = _method(
     "match",

@@ -263,3 +263,8 @@ def match(table: Any, words: Any, answers: int) -> int:
     if best >= _NO_RULE:
         return NONE
     return best
+
+
+def match_in(table: Any, words: Any, answers: int) -> None:
+    """Put behind a key the number of the first rule that it matches."""
+    words[KEY_WORDS] = match(table, words, answers)

@@ -1,6 +1,6 @@
 """BPF programs: loading them past the verifier, running one on a given packet, and asking the kernel about any.
 
-A program has no type information (BTF): nothing of what it is made from has a name in the kernel but itself.
+A program has type information (BTF) only if some of its functions are to be walked once (`part_types`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from raceway.kernel.bpf.part_types import ROW_SIZE
 from raceway.kernel.bpf.system import (
     TEST_LIVE_FRAMES,
     Command,
@@ -158,7 +159,8 @@ class Program(Descriptor):
     tools; license: what the kernel's GPL-only helpers look at; flags: PROGRAM_ values of `system`; device: the index of
     an interface to bind it to; descriptors: of module BTFs, for `call_kfunc`; log: LOG_WORDS or LOG_STEPS: what a
     refusal says at the first attempt (of LOG_STEPS the last megabyte, from Linux 6.4 on). By default the program is
-    verified again, and again, until all that the verifier says is known; it may walk for seconds each time.
+    verified again, and again, until all that the verifier says is known; it may walk for seconds each time. types: its
+    functions' types, as loaded, and the rows that say which is whose.
     Raises VerifierError, PermissionNeededError, OSError.
     """
 
@@ -174,6 +176,7 @@ class Program(Descriptor):
         device: int = 0,
         descriptors: Sequence[int] = (),
         log: int = 0,
+        types: tuple[Descriptor, bytes] | None = None,
     ) -> None:
         if not instructions or len(instructions) % 8:
             raise ValueError(
@@ -193,6 +196,13 @@ class Program(Descriptor):
             expected_attach_type=expected_attach_type,
             fd_array=ctypes.addressof(array) if descriptors else 0,
         )
+        rows = types[1] if types else b""
+        row_buffer = ctypes.create_string_buffer(rows, max(len(rows), 1))
+        if types:
+            attributes.prog_btf_fd = types[0].fd
+            attributes.func_info = ctypes.addressof(row_buffer)
+            attributes.func_info_rec_size = ROW_SIZE
+            attributes.func_info_cnt = len(rows) // ROW_SIZE
         super().__init__(_load(attributes, name, log), f"BPF program {name!r}")
         self.kind, self.name = kind, name
 

@@ -6,6 +6,7 @@ A processor counts for itself (`compile.bpf.definitions`); who reads adds up.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from raceway.compile.bpf import definitions, kept
 from raceway.compile.recipe import recipe
 from raceway.compile.state.words import State
 from raceway.kernel.bpf.maps import Map
+from raceway.kernel.bpf.part_types import described, load_types
 from raceway.kernel.bpf.programs import LOG_STEPS, LOG_WORDS, Program
 from raceway.kernel.bpf.system import MAP_MMAPABLE, PROGRAM_XDP_FRAGMENTS, MapKind, ProgramKind, VerifierError
 from raceway.kernel.functions.refusals import explained, too_complex
@@ -109,7 +111,14 @@ class LoadedFunction:
             code[at + 4 : at + 8] = used.fd.to_bytes(4, "little")
             code[at + 12 : at + 16] = reference.offset.to_bytes(4, "little")
         name = program_name(self.function.name)
-        return Program(ProgramKind.XDP, bytes(code), name=name, flags=PROGRAM_XDP_FRAGMENTS, log=log)
+        with ExitStack() as stack:
+            types = None
+            if generated.parts:
+                blob, rows = described(generated.parts)
+                types = stack.enter_context(load_types(blob)), rows
+            return Program(
+                ProgramKind.XDP, bytes(code), name=name, flags=PROGRAM_XDP_FRAGMENTS, log=log, types=types
+            )
 
     def go_on(self, following: Program | None) -> None:
         """Hand what passes to another program from now on, or to nobody."""

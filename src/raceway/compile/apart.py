@@ -1,0 +1,134 @@
+"""Parts that the kernel's verifier walks once, however often and from wherever they are called.
+
+In line, a part is walked again for everything that may have been before it, and two large parts one behind the other
+are more than the verifier has patience for. A global function (Documentation/bpf/verifier.rst, btf.rst) it walks by
+itself: it takes numbers, memory of a size that type information tells, and the program's context, from which it takes
+the packet anew; what it leaves in memory is any number to whoever called it. In machine code such a part is in line
+like others.
+
+    i32 raceway_apart_NAME__CODE(...)      the twin of NAME; its status
+
+CODE says what it takes, a letter each: `c` the context, `m80` memory of 80 bytes, `n` a number; `s7` stands for the
+words of state object 7 and takes no argument. Only imported to compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types as numba_types
+
+from raceway.compile import headers, primitives, twins
+from raceway.compile.lowering import PACKET
+from raceway.compile.lowering_addresses import WORDS, build, constant
+from raceway.compile.lowering_state import TABLE
+from raceway.compile.state.words import State
+
+types: Any = numba_types  # numba fills this module in as it starts
+_i32, _i64 = ir.IntType(32), ir.IntType(64)
+_bytes = ir.IntType(8).as_pointer()
+PREFIX = "raceway_apart_"
+
+
+@dataclass(frozen=True)
+class Packet:
+    """The packet as it came or was left: its bytes and its length. Its time, port and ring are zero."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Some words on the stack: the pointer to them, and how many."""
+
+    start: Any
+    count: int
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a state object."""
+
+    state: State
+
+
+def call(context: Any, builder: Any, function: Callable[..., Any], *arguments: Any) -> None:
+    """Emit the call of a shared function's twin; its error status is passed on. What it has to say it leaves in memory.
+
+    arguments: `Packet`, `Memory`, `Words` or the value of a number.
+    """
+    codes, given = [], []
+    for one in arguments:
+        if isinstance(one, Packet):
+            codes.append("c")
+            given.append(_context(context, builder, one.value))
+        elif isinstance(one, Memory):
+            codes.append(f"m{8 * one.count}")
+            given.append(one.start)
+        elif isinstance(one, Words):
+            codes.append(f"s{one.state.serial}")
+        else:
+            codes.append("n")
+            given.append(one)
+    if len(given) > 5:
+        raise AssertionError(f"{function.__name__} takes more than eBPF's five arguments")
+    name = f"{PREFIX}{function.__name__}__{'_'.join(codes)}"
+    made = builder.module.globals.get(name)
+    if made is None:
+        made = _made(context, builder.module, name, function, arguments, [value.type for value in given])
+    status = builder.call(made, given)
+    with builder.if_then(builder.icmp_signed("!=", status, ir.Constant(_i32, 0)), likely=False):
+        builder.ret(status)
+
+
+def _context(context: Any, builder: Any, packet: Any) -> Any:
+    """Emit what a packet is taken from anew: in machine code, where it begins and ends."""
+    value = cgutils.create_struct_proxy(PACKET)(context, builder, value=packet)
+    record = cgutils.alloca_once(builder, ir.ArrayType(_bytes, 2))
+    for index, one in enumerate((value.data, value.end)):
+        builder.store(one, cgutils.gep_inbounds(builder, record, 0, index))
+    return primitives.emit(builder, "context", builder.bitcast(record, _bytes))
+
+
+def _made(
+    context: Any, module: Any, name: str, function: Callable[..., Any], arguments: Any, kinds: list[Any]
+) -> Any:
+    made = ir.Function(module, ir.FunctionType(_i32, kinds), name)
+    made.linkage = "linkonce_odr"
+    made.attributes.add("alwaysinline")
+    builder = ir.IRBuilder(made.append_basic_block())
+    given = iter(made.args)
+    values, wanted = [], []
+    for one in arguments:
+        if isinstance(one, Packet):
+            place = next(given)
+            words = [primitives.emit(builder, f"context_{end}", place) for end in ("data", "end")]
+            values.append(
+                build(context, builder, PACKET, [*words, *[ir.Constant(_i64, 0)] * len(headers.GIVEN)])
+            )
+            wanted.append(PACKET)
+        elif isinstance(one, Memory):
+            start = next(given)
+            # Memory of a size is, for all that the verifier knows, memory or none.
+            with builder.if_then(cgutils.is_null(builder, start), likely=False):
+                builder.ret(ir.Constant(_i32, twins.OUT_OF_BOUNDS))
+            values.append(start)
+            wanted.append(WORDS)
+        elif isinstance(one, Words):
+            start = primitives.emit_state(builder, one.state)
+            values.append(build(context, builder, TABLE, [start, constant(len(one.state.words))]))
+            wanted.append(TABLE)
+        else:
+            values.append(next(given))
+            wanted.append(types.int64)
+    dispatcher = twins.twin(function)
+    context.typing_context.resolve_function_type(numba.core.types.Dispatcher(dispatcher), tuple(wanted), {})
+    overload = dispatcher.overloads[tuple(wanted)]
+    context.add_linking_libs((overload.library,))
+    status, _ = context.call_internal_no_propagate(builder, overload.fndesc, overload.signature, values)
+    builder.ret(status.code)
+    return made
