@@ -38,6 +38,7 @@ ELSEWHERE = {
     "tests/compile/test_kept_ebpf.py": "are kept there, and made anew",
     "tests/nic/test_functions_sudden_death.py": "are attached there, and killed",
     "tests/compile/test_classifier.py": "there",
+    "tests/compile/test_flows.py": "there",
 }
 """Files whose functions are not for this test, and who looks at them, or why nobody can."""
 STATE = (raceway.Counters, raceway.HashTable, raceway.TokenBucket, raceway.Random)

@@ -9,7 +9,7 @@ like others.
     i32 raceway_apart_NAME__CODE(...)      the twin of NAME; its status
 
 CODE says what it takes, a letter each: `c` the context, `m80` memory of 80 bytes, `n` a number; `s7` stands for the
-words of state object 7 and takes no argument. Only imported to compile.
+words of state object 7, `s7o8` for those from the eighth on, and neither takes an argument. Only imported to compile.
 """
 
 from __future__ import annotations
@@ -51,9 +51,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a state object."""
+    """The words of a state object: all of them, or so many from a first one on."""
 
     state: State
+    first: int = 0
+    count: int = 0
 
 
 def call(context: Any, builder: Any, function: Callable[..., Any], *arguments: Any) -> None:
@@ -70,7 +72,7 @@ def call(context: Any, builder: Any, function: Callable[..., Any], *arguments: A
             codes.append(f"m{8 * one.count}")
             given.append(one.start)
         elif isinstance(one, Words):
-            codes.append(f"s{one.state.serial}")
+            codes.append(f"s{one.state.serial}" + (f"o{one.first}" if one.first else ""))
         else:
             codes.append("n")
             given.append(one)
@@ -120,7 +122,10 @@ def _made(
             wanted.append(WORDS)
         elif isinstance(one, Words):
             start = primitives.emit_state(builder, one.state)
-            values.append(build(context, builder, TABLE, [start, constant(len(one.state.words))]))
+            if one.first:
+                start = builder.gep(start, [constant(one.first)])
+            count = one.count or len(one.state.words)
+            values.append(build(context, builder, TABLE, [start, constant(count)]))
             wanted.append(TABLE)
         else:
             values.append(next(given))

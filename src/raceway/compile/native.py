@@ -24,6 +24,7 @@ from raceway.compile import (
 )
 from raceway.compile.checker import check
 from raceway.compile.classifier import lowering as lowering_classifier
+from raceway.compile.flows import lowering as lowering_flows
 from raceway.compile.lowering import MOVING, PACKET
 from raceway.compile.lowering_addresses import build
 from raceway.compile.pipeline import OFTEN, PartLibrary
@@ -44,6 +45,7 @@ __all__ = [
     "compile_kernel",
     "lowering",
     "lowering_classifier",
+    "lowering_flows",
     "lowering_state",
     "native_helpers",
 ]

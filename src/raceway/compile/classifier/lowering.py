@@ -72,18 +72,25 @@ def _key(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return build(context, builder, KEY, loaded)
 
 
-def _match(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+def key_place(builder: Any, key: Any) -> apart.Memory:
+    """Emit the place that a key lies at, until the next one lies there."""
     words = _stack(builder)
     for index in range(walk.KEY_WORDS):
-        builder.store(builder.extract_value(args[1], index), builder.gep(words.start, [constant(index)]))
+        builder.store(builder.extract_value(key, index), builder.gep(words.start, [constant(index)]))
+    return words
+
+
+def _match(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    words = key_place(builder, args[1])
     answers = context.cast(builder, args[2], sig.args[2], types.int64) if len(args) > 2 else constant(0)
     answers = builder.and_(answers, constant(LAST_ANSWER))
     apart.call(context, builder, walk.match_in, apart.Words(sig.args[0].state), words, answers)
     return builder.load(builder.gep(words.start, [constant(walk.KEY_WORDS)]))
 
 
-def _method(name: str, result: Any, fits: Any, wanted: str, lowering: Any) -> type[AbstractTemplate]:
-    key = f"Classifier.{name}"
+def method(key: str, result: Any, fits: Any, wanted: str, lowering: Any) -> type[AbstractTemplate]:
+    """Make the template of a state object's method. key: as `Class.name`."""
+    name = key.rpartition(".")[2]
 
     class Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
@@ -97,11 +104,11 @@ def _method(name: str, result: Any, fits: Any, wanted: str, lowering: Any) -> ty
     return Template
 
 
-lowering_state.TEMPLATES[Classifier, "key"] = _method(
-    "key", KEY, lambda args: len(args) == 1 and isinstance(args[0], PacketType), "the packet", _key
+lowering_state.TEMPLATES[Classifier, "key"] = method(
+    "Classifier.key", KEY, lambda args: len(args) == 1 and isinstance(args[0], PacketType), "the packet", _key
 )
-lowering_state.TEMPLATES[Classifier, "match"] = _method(
-    "match",
+lowering_state.TEMPLATES[Classifier, "match"] = method(
+    "Classifier.match",
     types.int64,
     lambda args: args[:1] == (KEY,) and len(args) <= 2 and all(is_number(one) for one in args[1:]),
     "a key, and a number of answers",
