@@ -256,7 +256,7 @@ def test_a_flood_of_new_flows_never_touches_known_ones(ends):
 
 
 def test_knocks_give_way_before_what_the_host_has_asked_for():
-    run, table = world(64)
+    run, _ = world(64)
     ends = Ends(4)
     run(ends.tcp(True, SYN, 100))
     for one in flood(3000):
@@ -328,5 +328,5 @@ def test_machine_code_and_the_kernel_track_as_python_does(target, flows):
             (done.verdicts, done.reasons, sorted(map(str, table.flows(times[-1]))), table.evicted, table.full)
         )
     assert results[0] == results[1]
-    assert 50 < results[0][0].count(raceway.PASS)
+    assert results[0][0].count(raceway.PASS) > 50
     assert not any(results[0][1].values())

@@ -87,6 +87,20 @@ def call(context: Any, builder: Any, function: Callable[..., Any], *arguments: A
         builder.ret(status)
 
 
+KEY, FLOW = 0, 128
+_SCRATCH = 384
+
+
+def room(builder: Any, at: int, count: int) -> Memory:
+    """Emit a place for words that parts are handed, and that nobody needs when the next one is handed some there: eBPF
+    has little stack, and its functions share it. at: bytes, where eBPF has it (`KEY`, `FLOW`)."""
+    if at + 8 * count > _SCRATCH:
+        raise AssertionError(f"{count} words at {at} are more than there is room for")
+    place = cgutils.alloca_once(builder, ir.ArrayType(_i64, count))
+    place = builder.bitcast(place, _i64.as_pointer())
+    return Memory(primitives.emit(builder, "scratch", place, constant(at)), count)
+
+
 def _context(context: Any, builder: Any, packet: Any) -> Any:
     """Emit what a packet is taken from anew: in machine code, where it begins and ends."""
     value = cgutils.create_struct_proxy(PACKET)(context, builder, value=packet)

@@ -15,6 +15,7 @@ leaves to a call of one of these, declared in the part and defined, always inlin
     ptr raceway_data(data, first, by, moved)       where it begins then, by what `move` has answered
     ptr raceway_end(end, first, moved)             and where it ends
     ptr raceway_context(record)                    what a packet is taken from anew: the record, or eBPF's context
+    ptr raceway_scratch(place, at)                 where words lie that a part is handed: there, or where eBPF has room
     ptr raceway_context_data(context)              where it begins
     ptr raceway_context_end(context)               and where it ends
         raceway_publish(place, value)              store a word after everything that was stored before
@@ -55,6 +56,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "data": (_bytes, [_bytes, _bytes, _i64, _i64]),
     "end": (_bytes, [_bytes, _bytes, _i64]),
     "context": (_bytes, [_bytes]),
+    "scratch": (_words, [_words, _i64]),
     "context_data": (_bytes, [_bytes]),
     "context_end": (_bytes, [_bytes]),
     "publish": (_void, [_words, _i64]),
@@ -169,6 +171,9 @@ define ptr @raceway_end(ptr %end, ptr %lowest, i64 %moved) alwaysinline {
 }
 define ptr @raceway_context(ptr %record) alwaysinline {
   ret ptr %record
+}
+define ptr @raceway_scratch(ptr %place, i64 %at) alwaysinline {
+  ret ptr %place
 }
 define ptr @raceway_context_data(ptr %record) alwaysinline {
   %data = load ptr, ptr %record

@@ -4,9 +4,11 @@ What the program shares with whoever loaded it is one array of the kernel's, the
 
     | simulated | time | port | ring | time offset | ... |  64 bytes
     | zeros, of which the verifier does not know that     |  up to 8 KiB (`loops`)
-    | counters of processor 0 | of processor 1 | ...     |  128 bytes each, by `COUNTERS`; the last word: MORE
+    | counters of processor 0 | its scratch | counters of processor 1 | ...  |  512 bytes each, 128 of them counters,
+                                                                                by `COUNTERS`; the last is MORE
 
-A processor runs one packet at a time, and so adds to its own counters without a lock. It also keeps there how much of
+A processor runs one packet at a time, and so adds to its own counters, and lets functions hand each other words in its
+scratch (`apart.room`), without a lock. It also keeps there how much of
 the packet is not between `data` and `data_end`: what a driver has put into further buffers (jumbo frames, packets
 merged on arrival). `len(packet)` counts it; the bytes are out of reach, and a function that asks for them is ABORTED.
 
@@ -25,14 +27,15 @@ LAYOUT = "e-m:e-p:64:64-i64:64-i128:128-n32:64-S128"
 CONTROL = "raceway_control"
 SECTION = "xdp"
 SIMULATED, TIME, PORT, RING, TIME_OFFSET = 0, 8, 16, 24, 32
-ZEROS_AT, COUNTERS_AT, COUNTERS_STRIDE = 64, 8192, 128
+ZEROS_AT, COUNTERS_AT, COUNTERS_STRIDE = 64, 8192, 512
+SCRATCH = 128
 COUNTERS = (
     "ABORTED", "DROP", "PASS", "TX", "REDIRECT",
     "out_of_bounds", "arithmetic", "bad_verdict", "other_error", "loop_limit", "no_ring", "later_buffer",
 )  # fmt: skip
 """Packets by verdict; why those that were ABORTED were; how many that were to go to a ring found none; and how many of
 those out of bounds were packets in several buffers."""
-MORE = COUNTERS_STRIDE - 8
+MORE = SCRATCH - 8
 """Where, in a processor's counters, the bytes of its packet that are in further buffers stand."""
 NEXT, SOCKETS = "raceway_next", "raceway_sockets"
 """Maps: the program that goes on with what passes (at 0, if there is one), and the AF_XDP socket of each queue."""
@@ -116,6 +119,12 @@ define ptr @raceway_end(ptr %end, ptr %context, i64 %moved) alwaysinline {{
   %place = getelementptr i8, ptr %context, i64 4
   %short = load i32, ptr %place
   {_LOADED}
+}}
+define ptr @raceway_scratch(ptr %stack, i64 %at) alwaysinline {{
+  %processor = call ptr @raceway_more()
+  %inside = add i64 %at, {SCRATCH - MORE}
+  %place = getelementptr i8, ptr %processor, i64 %inside
+  ret ptr %place
 }}
 define ptr @raceway_context_data(ptr %context) alwaysinline {{
   %short = load i32, ptr %context

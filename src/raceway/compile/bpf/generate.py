@@ -42,8 +42,10 @@ _FINDS_HEADERS = re.compile(
 )
 _HEADERS_IN_LINE = 6
 _UNALIGNED = re.compile(r"^( *(?:%\S+ = load|store) .*), align 1(?=$|,)", re.M)
+# What numba notes of an exception beside the status: nobody reads it, and it would be an argument of every function.
+_NOTED = re.compile(r'^  store .*\*\* %"excinfo"(?:,.*)?\n', re.M)
 _PURE = re.compile(
-    r"^declare (.*@\"?raceway_(?:given_\w+|length|context|offset|far|place|over|beyond|state_\d+)\"?\(.*\)).*$",
+    r"^declare (.*@\"?raceway_(?:given_\w+|length|context|scratch|offset|far|place|over|beyond|state_\d+)\"?\(.*\)).*$",
     re.M,
 )
 _STAYS = re.compile(r"^declare (.*@\"?raceway_within\"?\(.*\)).*$", re.M)
@@ -199,7 +201,7 @@ def _machine() -> Any:
 
 
 def _module(text: str) -> Any:
-    text = _TARGET.sub("", text)
+    text = _NOTED.sub("", _TARGET.sub("", text))
     text = _APART.sub(r"\1noinline", text)
     text = _WISH.sub(rf'\1 "no-builtins" section "{definitions.SECTION}"', text)
     # Packets are looked at wherever their fields lie, and processors that XDP runs on can do that.

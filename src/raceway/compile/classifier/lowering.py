@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types as numba_types
+from numba.core import types as numba_types
 from numba.core.imputils import lower_getattr_generic
 from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr
@@ -53,18 +53,8 @@ def _key_attribute(context: Any, builder: Any, kind: Any, value: Any, name: str)
     return builder.extract_value(value, walk.WRONG)
 
 
-def _stack(builder: Any) -> apart.Memory:
-    """Place for a key, and for what it matches behind it: the same for all that a function asks, for eBPF has little of
-    it, and nobody leaves anything there."""
-    function = builder.function
-    place = getattr(function, "raceway_key", None)
-    if place is None:
-        place = function.raceway_key = cgutils.alloca_once(builder, ir.ArrayType(_i64, walk.KEY_WORDS + 1))
-    return apart.Memory(builder.bitcast(place, _i64.as_pointer()), walk.KEY_WORDS + 1)
-
-
 def _key(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    words = _stack(builder)
+    words = apart.room(builder, apart.KEY, walk.KEY_WORDS + 1)
     apart.call(
         context, builder, walk.key, apart.Packet(current(context, builder, sig.args[1], args[1])), words
     )
@@ -74,7 +64,7 @@ def _key(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 
 def key_place(builder: Any, key: Any) -> apart.Memory:
     """Emit the place that a key lies at, until the next one lies there."""
-    words = _stack(builder)
+    words = apart.room(builder, apart.KEY, walk.KEY_WORDS + 1)
     for index in range(walk.KEY_WORDS):
         builder.store(builder.extract_value(key, index), builder.gep(words.start, [constant(index)]))
     return words

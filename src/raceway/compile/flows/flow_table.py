@@ -102,7 +102,7 @@ class FlowTable(State):
             last = remote_port << 32 | local_port << 16 | layout.TCP << 8 | family
             flow = [*halves[0], *halves[1], last, 0]
             before = self._known[chains.COUNT]
-            tracking._confirm(self._known, self._new, flow, value)
+            tracking.confirm(self._known, self._new, flow, value)
             taken += self._known[chains.COUNT] - before
         return taken
 
@@ -148,7 +148,7 @@ class FlowTable(State):
             for row in rows:
                 value = row[chains.VALUE]
                 key = row[chains.KEY : chains.KEY + layout.KEY_WORDS]
-                if second - (value >> layout.FLAGS) <= tracking._patience(key, 0, value):
+                if second - (value >> layout.FLAGS) <= tracking.patience(key, 0, value):
                     found.append(_flow(key, value >> layout.FLAGS, is_known))
         return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba.core import cgutils, types as numba_types
 
 from raceway.compile import apart, lowering_state
@@ -13,9 +12,10 @@ from raceway.compile.flows import tracking
 from raceway.compile.flows.flow_table import FlowTable
 from raceway.compile.lowering import PACKET, PacketType, current
 from raceway.compile.lowering_addresses import constant
+from raceway.compile.pipeline import SELDOM
 
+SELDOM.update(function.__code__ for function in tracking.SELDOM)
 types: Any = numba_types  # numba fills this module in as it starts
-_i64 = ir.IntType(64)
 
 
 def _lowered(function: Any) -> Any:
@@ -24,8 +24,7 @@ def _lowered(function: Any) -> Any:
         packet = current(context, builder, sig.args[1], args[1])
         now = cgutils.create_struct_proxy(PACKET)(context, builder, value=packet).time
         words = key_place(builder, args[2])
-        place = cgutils.alloca_once(builder, ir.ArrayType(_i64, tracking.FLOW_WORDS))
-        flow = apart.Memory(builder.bitcast(place, _i64.as_pointer()), tracking.FLOW_WORDS)
+        flow = apart.room(builder, apart.FLOW, tracking.FLOW_WORDS)
         builder.store(constant(1), builder.gep(flow.start, [constant(tracking.ANSWER)]))
         apart.call(
             context, builder, function, apart.Words(state, 0, state.new_at),

@@ -139,13 +139,13 @@ def leaving(known: Any, new: Any, packet: Any, words: Any, flow: Any, now: int) 
             _begin(new, flow, second << FLAGS | state, sequence)
     elif number != TCP:
         if value & ANSWERED and second - _last(new, flow) >= LASTING:
-            _confirm(known, new, flow, second << FLAGS)
+            confirm(known, new, flow, second << FLAGS)
         else:
             _note(new, flow, value, second, 0)
     elif flags & _RST:
         _drop(new, flow)
     elif value & ANSWERED and flags & _SYN == 0:
-        _confirm(known, new, flow, second << FLAGS | (OUT_FIN if flags & _FIN else 0))
+        confirm(known, new, flow, second << FLAGS | (OUT_FIN if flags & _FIN else 0))
     else:
         _change(new, flow, second << FLAGS | state, sequence)
 
@@ -247,7 +247,7 @@ def _ends(packet: Any, words: Any, fin: int) -> int:
     return 0
 
 
-def _patience(flow: Any, at: int, value: int) -> int:
+def patience(flow: Any, at: int, value: int) -> int:
     """Seconds that a flow may be silent. flow, at: where its key begins."""
     number = (flow[at + 4] >> 8) & 0xFF
     if number == TCP:
@@ -272,7 +272,7 @@ def _look(table: Any, flow: Any, second: int) -> int:
         if at > 0:
             value = table[at + VALUE]
         if observe(table, bucket) >> VERSION == word >> VERSION:
-            if value >= 0 and second - (value >> FLAGS) > _patience(flow, 0, value):
+            if value >= 0 and second - (value >> FLAGS) > patience(flow, 0, value):
                 return -1
             return value
     return -1
@@ -295,8 +295,12 @@ def _last(table: Any, flow: Any) -> int:
 
 def _note(table: Any, flow: Any, value: int, second: int, flags: int) -> None:
     """Note that a flow was seen, and more flags of it, if there is something to note."""
-    if second <= value >> FLAGS and value & flags == flags and (flags or value & RESET == 0):
-        return
+    if second > value >> FLAGS or value & flags != flags or (flags == 0 and value & RESET):
+        _touch(table, flow, second << FLAGS | flags)
+
+
+def _touch(table: Any, flow: Any, seen: int) -> None:
+    """Note when a flow was seen, and flags of it."""
     mask = table[MASK]
     bucket = bucket_of(table, mask, flow, 0, KEY_WORDS, TAG)
     word = lock(table, bucket)
@@ -305,11 +309,11 @@ def _note(table: Any, flow: Any, value: int, second: int, flags: int) -> None:
     at = find(table, mask, ENTRY, word, flow, KEY_WORDS, TAG)
     if at > 0:
         before = table[at + VALUE]
-        kept = before & ((1 << FLAGS) - 1) | flags
-        if flags & RESET == 0:
+        kept = (before | seen) & ((1 << FLAGS) - 1)
+        if seen & RESET == 0:
             # Whoever goes on has not taken the reset for one.
             kept &= ~RESET
-        table[at + VALUE] = max(second, before >> FLAGS) << FLAGS | kept
+        table[at + VALUE] = max(seen >> FLAGS, before >> FLAGS) << FLAGS | kept
     publish(table, bucket, word)
 
 
@@ -351,7 +355,7 @@ def _answered(known: Any, new: Any, packet: Any, flow: Any, value: int, second: 
         hears = flags & _ACK != 0 and (ahead + _WINDOW) & _SEQUENCE < 2 * _WINDOW
         if hears and flags & (_SYN | _RST) == 0:
             flow[ANSWER] = 1
-            _confirm(known, new, flow, second << FLAGS | (IN_FIN if flags & _FIN else 0))
+            confirm(known, new, flow, second << FLAGS | (IN_FIN if flags & _FIN else 0))
         elif hears or flags & (_SYN | _RST) == _RST:
             flow[ANSWER] = 1
         return
@@ -364,7 +368,7 @@ def _answered(known: Any, new: Any, packet: Any, flow: Any, value: int, second: 
             flow[ANSWER] = 1
         elif hears:
             flow[ANSWER] = 1
-            _confirm(known, new, flow, second << FLAGS | (IN_FIN if flags & _FIN else 0))
+            confirm(known, new, flow, second << FLAGS | (IN_FIN if flags & _FIN else 0))
     elif hears and flags & (_SYN | _RST):
         flow[ANSWER] = 1
         if flags & _RST:
@@ -376,26 +380,32 @@ def _answered(known: Any, new: Any, packet: Any, flow: Any, value: int, second: 
         flow[ANSWER] = 1
 
 
-def _confirm(known: Any, new: Any, flow: Any, value: int) -> None:
+def confirm(known: Any, new: Any, flow: Any, value: int) -> None:
     """Make a new flow a known one, if there is room; else it stays what it is."""
+    if _enter(known, flow, value):
+        _drop(new, flow)
+
+
+def _enter(known: Any, flow: Any, value: int) -> bool:
+    """Put a flow in, or set its value; False if there is no room."""
     mask = known[MASK]
     bucket = bucket_of(known, mask, flow, 0, KEY_WORDS, TAG)
     for attempt in range(2):
         word = lock(known, bucket)
         if word < 0:
-            return
+            return False
         at = find(known, mask, ENTRY, word, flow, KEY_WORDS, TAG)
         if at > 0:
             known[at + VALUE] = value
             publish(known, bucket, word)
-            break
+            return True
         found = insert(known, mask, ENTRY, bucket, word, flow, KEY_WORDS, TAG, 0, value, 0)
         if found > 0:
-            break
+            return True
         if attempt == 1 or found < 0 or not _room(known, value >> FLAGS, True):
             refused(known, found)
-            return
-    _drop(new, flow)
+            return False
+    return False
 
 
 def _begin(new: Any, flow: Any, value: int, last: int) -> None:
@@ -435,7 +445,7 @@ def _room(table: Any, second: int, over: bool) -> bool:
             # Those whose time is over; then connections that somebody wants of the host and has not confirmed; then
             # those that nobody has answered.
             rank = 0
-            if age > _patience(table, at + KEY, value):
+            if age > patience(table, at + KEY, value):
                 rank = 3
             elif value & RESPONDER and value & ANSWERED == 0:
                 rank = 2
@@ -451,7 +461,7 @@ def _room(table: Any, second: int, over: bool) -> bool:
     if word & LOCK or not compare_exchange(table, bucket, word, word | LOCK):
         return False
     value = table[place + VALUE]
-    if over and second - (value >> FLAGS) <= _patience(table, place + KEY, value):
+    if over and second - (value >> FLAGS) <= patience(table, place + KEY, value):
         # It was seen again, or is another one by now.
         publish(table, bucket, word)
         return False
@@ -460,3 +470,7 @@ def _room(table: Any, second: int, over: bool) -> bool:
     if worst >> 32 != 3:
         count(table, EVICTED, 1)
     return True
+
+
+SELDOM = (_look, _last, _touch, _change, _drop, _enter, _begin, _room)
+"""Functions that are called rather than put in line: each is asked for in several places."""
