@@ -25,13 +25,15 @@ class PacketFunction:
     """A function that decides about packets.
 
     Calling it with a `Packet` runs the function as it is written and returns a `Verdict`; whatever it raises comes
-    out (IndexError for a read past the packet's end). `run` is the same as the loops do it.
+    out (IndexError for a read past the packet's end). `run` is the same as the loops do it. hook: where the kernel
+    calls it (`compile.bpf.definitions.HOOKS`).
     """
 
     def __init__(self, function: Callable[[Any], int]) -> None:
         self.source = Source(function)
         self.function = function
         self.locals = check(self.source)
+        self.hook = "xdp"
         self.typed: Any = None
         self.generated: Any = None
         self.kept_as: Any = None

@@ -41,7 +41,7 @@ def recipe(function: PacketFunction) -> Recipe | None:
         reader.add(function.function, function.source, function.locals)
     except (PacketFunctionError, _NoTextError):
         return None  # What is wrong with it the compiler says, with the user's line.
-    return Recipe("\n".join(reader.texts), tuple(reader.states))
+    return Recipe("\n".join((function.hook, *reader.texts)), tuple(reader.states))
 
 
 class _NoTextError(Exception):

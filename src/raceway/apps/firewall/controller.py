@@ -7,14 +7,17 @@ is in it any more and added to what unchanged rules count on.
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from raceway.apps.firewall.language import parse_rules, read_rules
+from raceway.apps.firewall.outgoing import Egress
 from raceway.apps.firewall.program import Program
 from raceway.apps.firewall.rules import RuleSet
-from raceway.apps.functions.attaching import Attachment, attach
+from raceway.apps.functions.attaching import Attachment, attach, interface_index
+from raceway.apps.functions.pinning import pin_beside
 from raceway.compile.classifier.walk import WRONGS
 
 _GRACE = 0.02
@@ -37,7 +40,9 @@ class Status:
     """What a firewall has counted.
 
     seen = packets and limited of all rules + default_packets + sum of malformed + gone + aborted; gone: packets
-    that rules have decided about that are no longer in force.
+    that rules have decided about that are no longer in force. flows: where rules ask for established ones, how many are
+    `known` and `new`, how often there was no place for another known one (`full`), how many new ones gave way
+    (`evicted`), how often somebody gave up (`busy`), and packets of the host that could not be looked at (`unseen`).
     """
 
     interface: str
@@ -49,6 +54,7 @@ class Status:
     gone: int
     aborted: int
     seen: int
+    flows: dict[str, int] | None = None
 
     @property
     def as_dict(self) -> dict[str, Any]:
@@ -76,18 +82,37 @@ class Firewall:
         self._base: dict[tuple[str, int], tuple[int, int]] = {}
         self._others = [0] * len(WRONGS)
         self._gone = self._aborted = self._seen = 0
-        self.attachment: Attachment = attach(interface, self.program.function, mode=mode)
         self.interface = interface
+        # First the way out: connections that are there are known before the first packet is judged.
+        self._egress = self._egress_for(self.program)
+        try:
+            self.attachment: Attachment = attach(interface, self.program.function, mode=mode)
+        except BaseException:
+            self._close_egress()
+            raise
         try:
             self._follow_policy()
         except BaseException:
-            self.attachment.close()
+            self.close()
             raise
+
+    def _egress_for(self, program: Program) -> Egress | None:
+        """What notes the flows of a program, on the interface's way out."""
+        if program.flows is None or program.outgoing is None:
+            return None
+        return Egress(interface_index(self.interface), program.outgoing, program.flows, time.time_ns())
+
+    def _close_egress(self) -> None:
+        if self._egress is not None:
+            self._egress.close()
+            self._egress = None
 
     def _follow_policy(self) -> None:
         """Do what the rules want for the case that this process is killed."""
         if self.program.rule_set.on_death == "keep":
-            self.attachment.pin()
+            path = self.attachment.pin()
+            if self._egress is not None:
+                pin_beside(path, "egress", self._egress.link)
         else:
             self.attachment.unpin()
 
@@ -95,10 +120,18 @@ class Firewall:
         """Put other rules in force, between two packets. If they are not accepted, those in force stay: RulesError."""
         following = Program(rule_set_of(rules), keep=self.program)
         old = self.program
-        if following.rule_set.on_death == "keep":
-            # First what can fail.
-            self.attachment.pin()
-        final = self.attachment.replace(following.function, _GRACE)
+        egress = self._egress
+        if following.flows is not old.flows:
+            egress = self._egress_for(following)
+        try:
+            final = self._replaced(following)
+        except BaseException:
+            if egress is not self._egress and egress is not None:
+                egress.close()
+            raise
+        if egress is not self._egress:
+            self._close_egress()
+            self._egress = egress
         self.program = following
         self._follow_policy()
         # What the old program counted goes to the rules that are still there, by their text.
@@ -110,6 +143,13 @@ class Firewall:
         self._gone += sum(map(sum, gone))
         self._aborted += final["ABORTED"]
         self._seen += sum(final[name] for name in _VERDICTS)
+
+    def _replaced(self, following: Program) -> dict[str, int]:
+        """Put a program in the place of the one in force, and return that one's last counters."""
+        if following.rule_set.on_death == "keep":
+            # First what can fail.
+            self.attachment.pin()
+        return self.attachment.replace(following.function, _GRACE)
 
     def _counted(self, program: Program) -> dict[tuple[str, int], tuple[int, int]]:
         counts, limited = program.counts.values(), program.limited.values()
@@ -141,12 +181,23 @@ class Firewall:
             self._gone,
             self._aborted + counters["ABORTED"],
             self._seen + sum(counters[name] for name in _VERDICTS),
+            self._flows(),
         )
+
+    def _flows(self) -> dict[str, int] | None:
+        flows, egress = self.program.flows, self._egress
+        if flows is None or egress is None:
+            return None
+        return {
+            "known": flows.known, "new": flows.new, "full": flows.full, "evicted": flows.evicted, "busy": flows.busy,
+            "unseen": egress.aborted,
+        }  # fmt: skip
 
     def close(self) -> None:
         """Take the rules off, also those that a kill would leave in force. May be called twice."""
         self.attachment.unpin()
         self.attachment.close()
+        self._close_egress()
 
     def __enter__(self) -> Firewall:
         return self

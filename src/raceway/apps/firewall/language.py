@@ -5,6 +5,7 @@ set web = ports 80, 443
 default pass
 malformed drop
 on death open
+flows 100000
 
 drop src in bad
 pass established
@@ -24,7 +25,19 @@ from pathlib import Path
 from raceway.apps.firewall.expression import Named, read
 from raceway.apps.firewall.lists import load_prefixes
 from raceway.apps.firewall.matching import TooManyError
-from raceway.apps.firewall.rules import ACTIONS, DIVERT, LIMIT, LOG, MALFORMED, ON_DEATH, Rate, Rule, RuleSet
+from raceway.apps.firewall.rules import (
+    ACTIONS,
+    DIVERT,
+    FLOWS,
+    LIMIT,
+    LOG,
+    MALFORMED,
+    MOST_FLOWS,
+    ON_DEATH,
+    Rate,
+    Rule,
+    RuleSet,
+)
 from raceway.apps.firewall.text import Place, RulesError
 from raceway.compile.addresses import prefix
 from raceway.compile.classifier.sets import LAST_PORT, Addresses, Ranges
@@ -45,6 +58,7 @@ class _Reading:
     rules: list[Rule] = field(default_factory=list)
     names: dict[str, Named] = field(default_factory=dict)
     said: dict[str, tuple[str, Place]] = field(default_factory=dict)
+    flows: int = FLOWS
     files: list[str] = field(default_factory=list)
     opened: list[Path] = field(default_factory=list)
 
@@ -70,6 +84,7 @@ def _made(reading: _Reading) -> RuleSet:
         said.get("default", "pass"),
         said.get("malformed", "drop"),
         said.get("on death", "open"),
+        reading.flows,
         tuple(reading.files),
     )
 
@@ -184,6 +199,21 @@ def _on(words: _Words, folder: Path, reading: _Reading) -> None:
     _choice("on death", ON_DEATH, words, reading)
 
 
+def _flows(words: _Words, folder: Path, reading: _Reading) -> None:
+    where = words.place.at(words.begin + 1)
+    word = words.next("a number of flows")
+    digits = word.replace("_", "").replace(",", "")
+    if not digits.isdecimal() or not 1 <= int(digits) <= MOST_FLOWS:
+        raise words.refuse(
+            f"a number of flows from 1 to {MOST_FLOWS:,} was expected, not {word!r}", words.begin
+        )
+    words.end()
+    if "flows" in reading.said:
+        raise RulesError(where, f"flows was set before, at {reading.said['flows'][1]}")
+    reading.said["flows"] = word, where
+    reading.flows = int(digits)
+
+
 def _quoted(words: _Words) -> Path:
     word = words.next("a file's name in quotation marks")
     if len(word) < 3 or word[0] != '"' or word[-1] != '"':
@@ -257,7 +287,14 @@ def _prefix(item: str, place: Place):  # type: ignore[no-untyped-def]
     return found
 
 
-_HANDLERS = {"set": _set, "default": _default, "malformed": _malformed, "on": _on, "include": _include}
+_HANDLERS = {
+    "set": _set,
+    "default": _default,
+    "malformed": _malformed,
+    "on": _on,
+    "flows": _flows,
+    "include": _include,
+}
 
 
 def _rule(action: str, words: _Words, reading: _Reading) -> None:

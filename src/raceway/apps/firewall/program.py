@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from raceway.apps.firewall.rules import DROP, LIMIT, NOT_BUILT, PASS, Rate, Rule, RuleSet
+from raceway.apps.firewall.outgoing import noting
+from raceway.apps.firewall.rules import DROP, ESTABLISHED, LIMIT, NOT_BUILT, PASS, Rate, Rule, RuleSet
 from raceway.apps.firewall.text import RulesError
 from raceway.compile.classifier.classifier import Classifier
 from raceway.compile.classifier.sets import LAST_ANSWER, QUESTIONS, Box, Ranges
 from raceway.compile.classifier.walk import WRONGS
+from raceway.compile.flows.flow_table import FlowTable
 from raceway.compile.function import PacketFunction, packet_function
 from raceway.compile.pcap_filter.expression import Expression
 from raceway.compile.state import Counters, TokenBucket
@@ -107,14 +109,25 @@ class Program:
             for number in limits
             if (rate := rules[number].rate)
         ]
-        self.expressions = {what: Expression(what) for what in questions}
+        self.flows = self._flows(keep) if ESTABLISHED in questions else None
+        self.outgoing: PacketFunction | None = None
+        if self.flows is not None:
+            self.outgoing = keep.outgoing if keep and keep.flows is self.flows else noting(self.flows)
+        self.expressions = {what: Expression(what) for what in questions if what != ESTABLISHED}
         self._scope = self._make(questions, [rules[number] for number in limits])
         self.function: PacketFunction = self._scope["firewall"]
+
+    def _flows(self, keep: Program | None) -> FlowTable:
+        """Flows go on in the rules that follow, if those want room for as many."""
+        before = keep.flows if keep else None
+        if before is not None and keep is not None and keep.rule_set.flows == self.rule_set.flows:
+            return before
+        return FlowTable(self.rule_set.flows)
 
     def _make(self, questions: dict[str, int], limits: list[Rule]) -> dict[str, Any]:
         scope: dict[str, Any] = {
             "RULES": self.classifier, "MEANINGS": self.meanings, "COUNTS": self.counts, "LIMITED": self.limited,
-            "OTHERS": self.others, "packet_function": packet_function,
+            "OTHERS": self.others, "packet_function": packet_function, "FLOWS": self.flows,
             **{verdict.name: verdict for verdict in Verdict},
         }  # fmt: skip
         for index, one in enumerate(self.buckets):
@@ -189,7 +202,8 @@ def _source(rule_set: RuleSet, questions: dict[str, int], limits: list[Rule], na
         ]
     lines += ["    answers = 0"]
     for what, bit in questions.items():
-        lines += [f"    if {names[what]}(packet):", f"        answers |= {1 << bit}"]
+        call = "FLOWS.arriving(packet, key)" if what == ESTABLISHED else f"{names[what]}(packet)"
+        lines += [f"    if {call}:", f"        answers |= {1 << bit}"]
     lines += ["    rule = RULES.match(key, answers)", "    if rule >= 0:"]
     lines += [f"        {line}" for line in _deciding(rule_set)]
     lines += ["    OTHERS.add(0)", f"    return {rule_set.default.upper()}"]

@@ -10,8 +10,12 @@ from raceway.apps.firewall.text import Place
 
 DROP, PASS, LOG, LIMIT, DIVERT = "drop", "pass", "log", "limit", "divert"
 ACTIONS = (DROP, PASS, LOG, LIMIT, DIVERT)
-NOT_BUILT = frozenset((LOG, DIVERT, "established"))
+NOT_BUILT = frozenset((LOG, DIVERT))
 """Words that are read and checked, and that no program can be made of yet."""
+ESTABLISHED = "established"
+FLOWS = 1 << 20
+"""Flows that are known at once, if nothing else is said."""
+MOST_FLOWS = 1 << 24
 MALFORMED = ("drop", "pass", "match")
 ON_DEATH = ("open", "keep")
 
@@ -52,14 +56,16 @@ class RuleSet:
     """Rules in order; the first that matches decides, `default` if none does.
 
     malformed: what happens to what cannot be parsed: drop, pass, or match (go through the rules as far as it was
-    parsed); on_death: whether the interface is open or goes on being filtered when the controller has died; files: that
-    were read; notes: what was not taken over from elsewhere, in words.
+    parsed); on_death: whether the interface is open or goes on being filtered when the controller has died; flows: how
+    many are known at once, where rules ask whether a packet is of an established one; files: that were read; notes:
+    what was not taken over from elsewhere, in words.
     """
 
     rules: tuple[Rule, ...] = ()
     default: str = PASS
     malformed: str = DROP
     on_death: str = "open"
+    flows: int = FLOWS
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
 

@@ -7,6 +7,7 @@ through it (kernel/bpf/arraymap.c, prog_array_map_clear). So each function's map
     /sys/fs/bpf/raceway/xdp-NAMESPACE-INDEX           the link
                         xdp-NAMESPACE-INDEX-next-0    the first function's way on
                         xdp-NAMESPACE-INDEX-next-1    the second's
+                        xdp-NAMESPACE-INDEX-egress    what belongs to a function, as a firewall's link on the way out
 
 Names of maps are given first: who is killed in between leaves maps that lead nowhere, and never half a chain.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from raceway.kernel.bpf.links import Link
 from raceway.kernel.bpf.system import pin
 from raceway.kernel.functions.chain import Chain
 
@@ -50,12 +52,20 @@ def pin_chain(chain: Chain, where: tuple[str, int]) -> Path:
     return path
 
 
+def pin_beside(path: Path, what: str, link: Link) -> None:
+    """Let another link stay as long as the one at a path: under its name, and `what`. Raises OSError."""
+    beside = Path(f"{path}-{what}")
+    with suppress(FileNotFoundError):
+        beside.unlink()
+    pin(link.fd, str(beside))
+
+
 def unpin(where: tuple[str, int]) -> None:
     """Remove the names of what is pinned on an interface, the link's first."""
     path = pin_path(where)
     with suppress(OSError):
         path.unlink()
         # The maps keep nobody from anything.
-    for one in path.parent.glob(f"{path.name}-next-*"):
+    for one in path.parent.glob(f"{path.name}-*"):
         with suppress(OSError):
             one.unlink()

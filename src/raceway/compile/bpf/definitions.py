@@ -18,6 +18,8 @@ clock is ahead of 1970's.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from raceway.compile.bpf.instructions import Instruction
 from raceway.compile.headers import MAXIMUM_PACKET
 from raceway.compile.state.words import State
@@ -39,6 +41,22 @@ MORE = SCRATCH - 8
 """Where, in a processor's counters, the bytes of its packet that are in further buffers stand."""
 NEXT, SOCKETS = "raceway_next", "raceway_sockets"
 """Maps: the program that goes on with what passes (at 0, if there is one), and the AF_XDP socket of each queue."""
+
+
+class Hook(NamedTuple):
+    """Where the kernel calls a program. data, end: where the packet's first byte and its end stand in the context;
+    interface, queue: and the numbers of those; context: the structure's name."""
+
+    data: int
+    end: int
+    interface: int
+    queue: int
+    context: str
+
+
+HOOKS = {"xdp": Hook(0, 4, 12, 16, "xdp_md"), "tcx": Hook(76, 80, 40, 12, "__sk_buff")}
+"""xdp: what arrives, in the driver. tcx: what leaves, in the host's stack; DROP ends the packet there, and whatever
+else is answered lets it go on."""
 
 # Helpers, by their numbers in linux/bpf.h.
 _PROCESSOR, _TAIL_CALL, _ADJUST_HEAD, _REDIRECT_MAP, _TIME_TAI = 8, 12, 44, 51, 208
@@ -127,13 +145,14 @@ define ptr @raceway_scratch(ptr %stack, i64 %at) alwaysinline {{
   ret ptr %place
 }}
 define ptr @raceway_context_data(ptr %context) alwaysinline {{
-  %short = load i32, ptr %context
+  %place = getelementptr i8, ptr %context, i64 {{DATA}}
+  %short = load i32, ptr %place
   %number = zext i32 %short to i64
   %pointer = inttoptr i64 %number to ptr
   ret ptr %pointer
 }}
 define ptr @raceway_context_end(ptr %context) alwaysinline {{
-  %place = getelementptr i8, ptr %context, i64 4
+  %place = getelementptr i8, ptr %context, i64 {{END}}
   %short = load i32, ptr %place
   %number = zext i32 %short to i64
   %pointer = inttoptr i64 %number to ptr
@@ -213,7 +232,7 @@ record:
   %kept = load i64, ptr getelementptr (i8, ptr @{CONTROL}, i64 {PORT})
   ret i64 %kept
 device:
-  %place = getelementptr i8, ptr %context, i64 12
+  %place = getelementptr i8, ptr %context, i64 {{INTERFACE}}
   %short = load i32, ptr %place
   %index = zext i32 %short to i64
   ret i64 %index
@@ -226,7 +245,7 @@ record:
   %kept = load i64, ptr getelementptr (i8, ptr @{CONTROL}, i64 {RING})
   ret i64 %kept
 device:
-  %place = getelementptr i8, ptr %context, i64 16
+  %place = getelementptr i8, ptr %context, i64 {{QUEUE}}
   %short = load i32, ptr %place
   %index = zext i32 %short to i64
   ret i64 %index
@@ -235,18 +254,59 @@ device:
 
 # struct xdp_md: data and data_end are its first two words. What the function's part gives back is a verdict, or a
 # negative number for a failure.
+_WHOLE = {
+    "xdp": f"  %whole = call i64 inttoptr (i64 {_WHOLE_LENGTH} to ptr)(ptr %context)",
+    "tcx": "  %whole_short = load i32, ptr %context\n  %whole = zext i32 %whole_short to i64",
+}
+_ANSWER_XDP = f"""
+  switch i64 %verdict, label %done [
+    i64 2, label %passed
+    i64 4, label %redirected
+  ]
+passed:
+  call i64 inttoptr (i64 {_TAIL_CALL} to ptr)(ptr %context, ptr @{NEXT}, i64 0)
+  br label %done
+redirected:
+  %simulated = load i64, ptr @{CONTROL}
+  %is = icmp ne i64 %simulated, 0
+  br i1 %is, label %done, label %ring
+ring:
+  %queue_place = getelementptr i8, ptr %context, i64 16
+  %queue_short = load i32, ptr %queue_place
+  %queue = zext i32 %queue_short to i64
+  %sent = call i64 inttoptr (i64 {_REDIRECT_MAP} to ptr)(ptr @{SOCKETS}, i64 %queue, i64 1)
+  %none = icmp ne i64 %sent, 4
+  br i1 %none, label %no_ring, label %done
+no_ring:
+  call void @raceway_count(i64 10)
+  br label %done
+done:
+  %final = phi i64 [ %verdict, %decided ], [ %verdict, %passed ], [ %verdict, %redirected ], [ %sent, %ring ],
+    [ 1, %no_ring ]
+  %result = trunc i64 %final to i32
+  ret i32 %result
+}}
+"""
+# enum tcx_action_base: TCX_NEXT is -1, TCX_DROP 2.
+_ANSWER_TCX = """  %drop = icmp eq i64 %verdict, 1
+  %result = select i1 %drop, i32 2, i32 -1
+  ret i32 %result
+}
+"""
+_ANSWER = {"xdp": _ANSWER_XDP, "tcx": _ANSWER_TCX}
 _ENTRY = f"""
 declare i64 @raceway_decide(ptr, ptr, ptr)
 define i32 @raceway_xdp(ptr %context) "no-builtins" section "xdp" {{
 entry:
-  %data_short = load i32, ptr %context
+  %data_place = getelementptr i8, ptr %context, i64 {{DATA}}
+  %data_short = load i32, ptr %data_place
   %data_number = zext i32 %data_short to i64
   %data = inttoptr i64 %data_number to ptr
-  %end_place = getelementptr i8, ptr %context, i64 4
+  %end_place = getelementptr i8, ptr %context, i64 {{END}}
   %end_short = load i32, ptr %end_place
   %end_number = zext i32 %end_short to i64
   %end = inttoptr i64 %end_number to ptr
-  %whole = call i64 inttoptr (i64 {_WHOLE_LENGTH} to ptr)(ptr %context)
+{{WHOLE}}
   %first = sub i64 %end_number, %data_number
   %hidden = {_BARRIER.replace("{VALUE}", "%first")}
   %more = sub i64 %whole, %hidden
@@ -280,33 +340,7 @@ failed:
 decided:
   %verdict = phi i64 [ %found, %entry ], [ 0, %failed ]
   call void @raceway_count(i64 %verdict)
-  switch i64 %verdict, label %done [
-    i64 2, label %passed
-    i64 4, label %redirected
-  ]
-passed:
-  call i64 inttoptr (i64 {_TAIL_CALL} to ptr)(ptr %context, ptr @{NEXT}, i64 0)
-  br label %done
-redirected:
-  %simulated = load i64, ptr @{CONTROL}
-  %is = icmp ne i64 %simulated, 0
-  br i1 %is, label %done, label %ring
-ring:
-  %queue_place = getelementptr i8, ptr %context, i64 16
-  %queue_short = load i32, ptr %queue_place
-  %queue = zext i32 %queue_short to i64
-  %sent = call i64 inttoptr (i64 {_REDIRECT_MAP} to ptr)(ptr @{SOCKETS}, i64 %queue, i64 1)
-  %none = icmp ne i64 %sent, 4
-  br i1 %none, label %no_ring, label %done
-no_ring:
-  call void @raceway_count(i64 10)
-  br label %done
-done:
-  %final = phi i64 [ %verdict, %decided ], [ %verdict, %passed ], [ %verdict, %redirected ], [ %sent, %ring ],
-    [ 1, %no_ring ]
-  %result = trunc i64 %final to i32
-  ret i32 %result
-}}
+{{ANSWER}}
 @{NEXT} = external global i64
 @{SOCKETS} = external global i64
 define internal void @raceway_count(i64 %which) alwaysinline {{
@@ -335,7 +369,15 @@ def control_size(processors: int) -> int:
 _ONCE = "nounwind willreturn memory(none)"
 
 
-def entry(codes: dict[str, int], processors: int) -> str:
+def _at(hook: str, text: str) -> str:
+    where = HOOKS[hook]
+    numbers = {"DATA": where.data, "END": where.end, "INTERFACE": where.interface, "QUEUE": where.queue}
+    for name, number in numbers.items():
+        text = text.replace(f"{{{name}}}", str(number))
+    return text
+
+
+def entry(codes: dict[str, int], processors: int, hook: str = "xdp") -> str:
     """The program around the function. codes: what `raceway_decide` returns for each kind of failure."""
     text = _ENTRY + _MORE.replace("{ASKED}", _ONCE) + f"@{CONTROL} = external global [{COUNTERS_AT} x i8]\n"
     numbers = {
@@ -344,21 +386,25 @@ def entry(codes: dict[str, int], processors: int) -> str:
     }  # fmt: skip
     for name, number in numbers.items():
         text = text.replace(f"{{{name}}}", str(number))
-    return _HEAD + text
+    text = text.replace("{WHOLE}", _WHOLE[hook]).replace("{ANSWER}", _ANSWER[hook])
+    return _HEAD + _at(hook, text)
 
 
-def primitives(used: list[State], processors: int, *, once: bool) -> str:
+def primitives(used: list[State], processors: int, *, once: bool, hook: str = "xdp") -> str:
     """The primitives that parts call. once: ask for the processor's number once."""
     more = _MORE.replace("{PROCESSORS_MASK}", str(processors - 1)).replace("{ASKED}", _ONCE if once else "")
     more += f"@{CONTROL} = external global [{COUNTERS_AT} x i8]\n"
     return (
-        _HEAD + _PRIMITIVES + more + "".join(_STATE.replace("{SERIAL}", str(state.serial)) for state in used)
+        _HEAD
+        + _at(hook, _PRIMITIVES)
+        + more
+        + "".join(_STATE.replace("{SERIAL}", str(state.serial)) for state in used)
     )
 
 
-def given() -> str:
+def given(hook: str = "xdp") -> str:
     """What the kernel hands in: linked when LLVM has dropped what is not used."""
-    return _HEAD + _GIVEN
+    return _HEAD + _at(hook, _GIVEN)
 
 
 def given_declarations(names: list[str]) -> str:
@@ -366,7 +412,7 @@ def given_declarations(names: list[str]) -> str:
     return "".join(_GIVEN_DECLARED.replace("{NAME}", name) for name in names)
 
 
-def loop_limit(processors: int) -> list[Instruction]:
+def loop_limit(processors: int, hook: str = "xdp") -> list[Instruction]:
     """What the main function does when a loop went on for too long: count, and ABORTED."""
     why, verdict = 8 * COUNTERS.index("loop_limit"), 8 * COUNTERS.index("ABORTED")
     return [
@@ -381,7 +427,7 @@ def loop_limit(processors: int) -> list[Instruction]:
         Instruction(0x79, 0x12, verdict, 0),
         Instruction(0x07, 0x02, 0, 1),
         Instruction(0x7B, 0x21, verdict, 0),
-        Instruction(0xB7, 0x00, 0, 0),  # r0 = 0
+        Instruction(0xB7, 0x00, 0, 0 if hook == "xdp" else -1),  # r0 = XDP_ABORTED or TCX_NEXT
         Instruction(0x95, 0, 0, 0),  # exit
     ]
 

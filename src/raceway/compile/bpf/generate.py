@@ -74,11 +74,13 @@ def generate(
             typed = native.Typed(function)
     else:
         typed = native.typed(function)
+    if function.hook != "xdp" and typed.packet == MOVING:
+        raise PacketFunctionError(f"{function.name} moves the packet's head, and looks at what leaves")
     parts = typed.overload.library.parts()
     texts = [text for part in parts for text in getattr(part, "texts", [])]
     used = primitives.states_named("".join(texts))
     machine = _machine()
-    module = binding.parse_assembly(definitions.entry(native.FAILURES, processors))
+    module = binding.parse_assembly(definitions.entry(native.FAILURES, processors, function.hook))
     asked = sum(len(_HEADERS_ASKED.findall(text)) for text in texts if _USERS.search(text))
     large = asked > _HEADERS_IN_LINE
     for text in (_decide(typed), *texts):
@@ -91,8 +93,8 @@ def generate(
     text = widened(_with_context(str(module)))
     module = binding.parse_assembly(hidden_more(text) if large else _constant_offsets(text))
     for text in (
-        definitions.primitives(used, processors, once=(arrangement == 0) != large),
-        definitions.given(),
+        definitions.primitives(used, processors, once=(arrangement == 0) != large, hook=function.hook),
+        definitions.given(function.hook),
     ):
         module.link_in(binding.parse_assembly(text))
     _inline(module, arguments=_ARGUMENTS)
@@ -113,7 +115,9 @@ def generate(
         if one.wide is None or name not in wanted:
             raise AssertionError(f"eBPF code wants {name!r}, which nobody has")
         one.note = wanted[name]
-    made = bounded(reachable(made), [definitions.loop_limit(processors), definitions.LOOP_LIMIT_APART])
+    made = bounded(
+        reachable(made), [definitions.loop_limit(processors, function.hook), definitions.LOOP_LIMIT_APART]
+    )
     raw = assemble(made)
     named = {place // 8: name for name, place in code.symbols.items() if name.startswith(apart.PREFIX)}
     references = [Reference(one.place, one.note, one.immediate) for one in made if one.note is not None]

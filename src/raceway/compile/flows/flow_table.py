@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from raceway.compile.addresses import IPv4Address, IPv6Address, signed64
-from raceway.compile.classifier import walk
 from raceway.compile.flows import layout, tracking
 from raceway.compile.state import chains
 from raceway.compile.state.words import State, whole_number
@@ -96,6 +95,8 @@ class FlowTable(State):
         """
         taken = 0
         value = now // tracking.SECOND << layout.FLAGS
+        if not self.alone:
+            raise RuntimeError("compiled code writes these flows already")
         for local, local_port, remote, remote_port in connections:
             family = 6 if isinstance(local, IPv6Address) else 4
             halves = [(one.high, one.low) if family == 6 else (0, int(one)) for one in (local, remote)]
@@ -152,10 +153,6 @@ class FlowTable(State):
                     found.append(_flow(key, value >> layout.FLAGS, is_known))
         return found
 
-    def clear(self) -> None:
-        """Refuse: forgetting flows under a running firewall cuts them off; make another table."""
-        raise NotImplementedError("make another FlowTable instead")
-
     def __len__(self) -> int:
         return self.known + self.new
 
@@ -175,6 +172,3 @@ def _flow(key: list[int], seen: int, known: bool) -> Flow:
         addresses = [IPv6Address((key[at] & mask) << 64 | key[at + 1] & mask) for at in (0, 2)]
     local_port, remote_port = last >> 16 & 0xFFFF, last >> 32 & 0xFFFF
     return Flow(last >> 8 & 0xFF, addresses[0], local_port, addresses[1], remote_port, seen, known)
-
-
-assert walk.KEY_WORDS < 16

@@ -242,6 +242,8 @@ def _show(status: dict[str, Any]) -> None:
     print(f"{status['default_packets']:>{width},}  default {status['default']}")
     for why, count in status["malformed"].items():
         print(f"{count:>{width},}  malformed: {why}")
+    if status.get("flows"):
+        print("flows: " + ", ".join(f"{count:,} {what}" for what, count in status["flows"].items()))
     if status["gone"]:
         print(f"{status['gone']:>{width},}  by rules that are no longer in force")
     if status["aborted"]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from raceway.compile.function import PacketFunction
 
 _MAP, _MAP_VALUE = 1, 2  # BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
+_KINDS = {"xdp": (ProgramKind.XDP, PROGRAM_XDP_FRAGMENTS), "tcx": (ProgramKind.SCHED_CLS, 0)}
 _SECOND = 1_000_000_000
 
 
@@ -114,11 +115,10 @@ class LoadedFunction:
         with ExitStack() as stack:
             types = None
             if generated.parts:
-                blob, rows = described(generated.parts)
+                blob, rows = described(generated.parts, definitions.HOOKS[self.function.hook].context)
                 types = stack.enter_context(load_types(blob)), rows
-            return Program(
-                ProgramKind.XDP, bytes(code), name=name, flags=PROGRAM_XDP_FRAGMENTS, log=log, types=types
-            )
+            kind, flags = _KINDS[self.function.hook]
+            return Program(kind, bytes(code), name=name, flags=flags, log=log, types=types)
 
     def go_on(self, following: Program | None) -> None:
         """Hand what passes to another program from now on, or to nobody."""
