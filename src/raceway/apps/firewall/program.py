@@ -31,6 +31,7 @@ from raceway.compile.verdicts import Verdict
 
 _KINDS = (DROP, PASS, LIMIT)
 _LIMIT = 8
+_FEWEST = 64
 BUCKETS = 1 << 16
 """Sources, destinations or flows that a `limit ... per` rule keeps apart at once."""
 _numbers = itertools.count(1)
@@ -92,10 +93,12 @@ class Program:
         rules = rule_set.rules
         questions = questions_of(rules)
         self.classifier = Classifier([_boxes(rule, questions) for rule in rules])
-        self.counts = Counters(max(len(rules), 1))
-        self.limited = Counters(max(len(rules), 1))
+        # In steps, so that code for one rule set serves the next.
+        size = max(_FEWEST, 1 << (len(rules) - 1).bit_length()) if rules else _FEWEST
+        self.counts = Counters(size)
+        self.limited = Counters(size)
         self.others = Counters(len(WRONGS))
-        self.meanings = Counters(max(len(rules), 1))
+        self.meanings = Counters(size)
         limits = [number for number, rule in enumerate(rules) if rule.action == LIMIT]
         for number, rule in enumerate(rules):
             limit = 1 + limits.index(number) if rule.action == LIMIT else 0
