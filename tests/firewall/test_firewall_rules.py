@@ -285,12 +285,11 @@ NFTABLES = """table inet filter {
 def test_what_nft_prints_becomes_rules_and_the_rest_is_noted():
     found = parse_nftables(NFTABLES)
     assert [(rule.action, rule.place.line) for rule in found.rules] == [
-        ("drop", 11), ("pass", 12), ("pass", 14), ("drop", 15), ("pass", 16),
+        ("pass", 10), ("drop", 11), ("pass", 12), ("pass", 14), ("drop", 15), ("pass", 16), ("pass", 8),
     ]  # fmt: skip
     assert (found.default, found.malformed) == ("drop", "pass")
     said = "\n".join(found.notes)
     for wanted in (
-        "ct state established,related accept (ct)",
         "limit rate 10/second",
         "reject is imported as drop",
     ):
@@ -299,13 +298,69 @@ def test_what_nft_prints_becomes_rules_and_the_rest_is_noted():
     program = Program(found)
     echo = packet("9.9.9.9", protocol=1)[:34] + b"\x08" + bytes(19)
     cases = [
-        (packet("198.51.100.9", protocol=6, ports=(1, 80)), 0), (packet(protocol=6, ports=(1, 8080)), 0),
-        (packet("9.9.9.9", protocol=6, ports=(1, 8080)), 1), (packet("9.9.9.9", protocol=6, ports=(1, 8081)), -1),
-        (echo, 2), (packet("9.9.9.9", "203.0.113.5", 17, (1, 98)), 4), (packet("9.9.9.9", "203.0.113.5"), 4),
+        (packet("198.51.100.9", protocol=6, ports=(1, 80)), 1), (packet(protocol=6, ports=(1, 8080)), 1),
+        (packet("9.9.9.9", protocol=6, ports=(1, 8080)), 2), (packet("9.9.9.9", protocol=6, ports=(1, 8081)), -1),
+        (echo, 3), (packet("9.9.9.9", "203.0.113.5", 17, (1, 98)), 5), (packet("9.9.9.9", "203.0.113.5"), 5),
         (packet("9.9.9.9", "203.0.113.5", 17, (1, 99)), -1),
     ]  # fmt: skip
     for data, rule in cases:
         assert program.judge(raceway.Packet(data)).rule == rule, data.hex()
+
+
+def nft(family: str, *rules: str, policy: str = "drop"):
+    lines = "\n".join(rules)
+    return parse_nftables(
+        f"table {family} t {{\nchain c {{\ntype filter hook input priority 0; policy {policy};\n{lines}\n}}\n}}"
+    )
+
+
+def first_of(rule_set, *packets: bytes) -> list[tuple[str, int]]:
+    program = Program(rule_set)
+    found = [program.judge(raceway.Packet(data)) for data in packets]
+    return [(one.verdict.name, one.rule) for one in found]
+
+
+def test_a_chain_is_asked_about_the_packets_of_its_family_and_its_policy_too():
+    four = packet(protocol=6, ports=(1, 22))
+    six = (
+        four[:12]
+        + b"\x86\xdd"
+        + struct.pack("!IHBB", 6 << 28, 20, 6, 9)
+        + bytes(32)
+        + struct.pack("!HH", 1, 22)
+    )
+    six += b"\0" * 8 + b"\x50" + bytes(7)
+    arp = four[:12] + b"\x08\x06" + bytes(46)
+    rules = ("tcp dport 22 accept",)
+    assert first_of(nft("ip", *rules), four, six, arp) == [("PASS", 0), ("PASS", 1), ("PASS", 1)]
+    assert first_of(nft("inet", *rules), four, six, arp) == [("PASS", 0), ("PASS", 0), ("PASS", 1)]
+    assert first_of(nft("ip6", "drop"), four, six, arp) == [("PASS", 1), ("DROP", 0), ("PASS", 1)]
+    assert first_of(nft("netdev", "drop"), four, six, arp) == [("DROP", 0)] * 3
+    assert nft("arp", "drop").rules == ()
+
+
+def test_states_of_conntrack_become_established_where_that_says_the_same():
+    for text in (
+        "ct state established,related accept", "ct state { established, related } accept",
+        "ct state vmap { established : accept, related : accept, invalid : drop }",
+    ):  # fmt: skip
+        found = nft("inet", text)
+        assert [rule.action for rule in found.rules] == ["pass", "pass"], text
+        assert {what for one in found.rules[0].alternatives for what in one.asked} == {("established", True)}
+        assert ("invalid is not known" in "".join(found.notes)) == ("invalid" in text)
+    found = nft("inet", "ct state new tcp dport 22 accept", "ct state established accept")
+    assert {what for one in found.rules[0].alternatives for what in one.asked} == {("established", False)}
+    assert "imported as not established" in found.notes[0]
+    assert "with what is related" in found.notes[1]
+    for text in (
+        "ct state invalid drop",
+        "ct state related accept",
+        "ct mark 5 accept",
+        "ct state vmap { new : jump x }",
+    ):
+        found = nft("inet", text)
+        assert len(found.rules) == 1
+        assert "not imported" in found.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from raceway.apps.firewall.expression import Named, read
 from raceway.apps.firewall.lists import addresses_of
-from raceway.apps.firewall.matching import EVERYTHING, All, Either, Not, TooManyError, Tree
-from raceway.apps.firewall.rules import DROP, PASS, Rule, RuleSet
+from raceway.apps.firewall.matching import EVERYTHING, All, Asked, Either, Not, TooManyError, Tree
+from raceway.apps.firewall.rules import DROP, ESTABLISHED, PASS, Rule, RuleSet
 from raceway.apps.firewall.text import Place, RulesError
 
 _TOKEN = re.compile(r'"[^"]*"|[{}(),;=]|!=|<=|>=|[<>]|#[^\n]*|\n|[^\s{}(),;=!<>]+')
@@ -48,6 +48,8 @@ class _Chain:
     hook: str = ""
     priority: int = 0
     policy: str = "accept"
+    family: str = "ip"
+    place: Place | None = None
     statements: list[list[_Token]] = field(default_factory=list)
 
 
@@ -90,12 +92,20 @@ class _Reader:
         return self._made()
 
     def _made(self) -> RuleSet:
-        chains = sorted((one for one in self.chains if one.hook in _HOOKS), key=lambda one: one.priority)
+        chains = sorted(
+            (one for one in self.chains if one.hook in _HOOKS and one.family != "arp"),
+            key=lambda one: one.priority,
+        )
         chains.sort(key=lambda one: _HOOKS.index(one.hook))
         rules: list[Rule] = []
         policy = PASS
+        unseen: list[Rule] = []
         for position, chain in enumerate(chains):
-            made = [rule for words in chain.statements for rule in self._rule(words)]
+            seen = _SEEN.get(chain.family)
+            made = [rule for words in chain.statements for rule in self._rule(words, seen)]
+            if chain.policy == "drop" and seen is not None and chain.place is not None:
+                # Such a chain's policy is not about ARP, nor about the other version of IP.
+                unseen.append(Rule(PASS, f"pass not ({seen})", chain.place, Not(_read(seen, chain.place))))
             last = position == len(chains) - 1
             if not last and (any(rule.action != DROP for rule in made) or chain.policy == "drop"):
                 self.notes.append(
@@ -104,10 +114,12 @@ class _Reader:
                 )
             rules += made
             policy = DROP if chain.policy == "drop" else policy
-        other = [one.hook for one in self.chains if one.hook and one.hook not in _HOOKS]
+        other = [
+            one.hook for one in self.chains if one.hook and (one.hook not in _HOOKS or one.family == "arp")
+        ]
         if other:
             self.notes.append(f"chains of the hooks {', '.join(dict.fromkeys(other))} were not imported")
-        return RuleSet(tuple(rules), policy, "pass", notes=tuple(self.notes))
+        return RuleSet((*rules, *unseen), policy, "pass", notes=tuple(self.notes))
 
     # Reading.
 
@@ -141,7 +153,9 @@ class _Reader:
                 words = self._until("{")
                 body = self._body()
                 if token.text == "chain":
-                    self.chains.append(_chain(body))
+                    chain = _chain(body)
+                    chain.family, chain.place = family, token.place
+                    self.chains.append(chain)
                 elif token.text == "set":
                     self._set(words, body)
                 else:
@@ -177,14 +191,16 @@ class _Reader:
 
     # Meaning.
 
-    def _rule(self, words: list[_Token]) -> list[Rule]:
+    def _rule(self, words: list[_Token], seen: str | None) -> list[Rule]:
         place = words[0].place
+        statement = _Statement([one.text for one in words], place, self.sets)
         try:
-            made = _Statement([one.text for one in words], place, self.sets).rule()
+            made = statement.rule(seen)
         except (_LeftOut, RulesError, TooManyError) as error:
             reason = error.reason if isinstance(error, RulesError) else error
             self.notes.append(f"{place}: not imported: {place.text.strip()} ({reason})")
             return []
+        self.notes += [f"{place}: {note}" for note in statement.notes]
         if made is None:
             return []
         if "reject" in [one.text for one in words]:
@@ -242,8 +258,10 @@ class _Statement:
         self.words, self.place, self.sets = words, place, sets
         self.at = 0
         self.parts: list[Tree] = []
+        self.notes: list[str] = []
 
-    def rule(self) -> Rule | None:
+    def rule(self, seen: str | None) -> Rule | None:
+        """The rule, None if it can match nothing. seen: which packets its chain is asked about, if not all."""
         verdict = ""
         while self.at < len(self.words):
             word = self.take()
@@ -255,16 +273,54 @@ class _Statement:
                 self._skip_counter()
             elif word == "comment":
                 self.take()
+            elif word == "ct" and self.peek() == "state":
+                self.at += 1
+                verdict = self._state() or verdict
             elif word == "limit":
                 raise _LeftOut("its rate decides only whether the rules behind it are asked")
             else:
                 self.parts.append(self._match(word))
         if not verdict:
             raise _LeftOut("it has no accept, drop or reject")
+        if seen is not None:
+            self.parts.insert(0, self._read(seen))
         tree: Tree = All(tuple(self.parts)) if self.parts else EVERYTHING
         text = self.place.text.strip()
         rule = Rule(DROP if verdict == "drop" else PASS, text, self.place, tree)
         return rule if rule.alternatives else None
+
+    def _state(self) -> str:
+        """What follows ct state: adds the condition; the verdict, where a verdict map says it.
+
+        Of conntrack's states raceway knows whether a packet is of an established flow, or related to one.
+        """
+        if self.peek() == "vmap":
+            self.at += 1
+            words, _ = self._values()
+            verdicts = dict(zip(words[::3], words[2::3], strict=False))
+            wanted = verdicts.get("established", "")
+            if wanted not in ("accept", "drop") or verdicts.get("related", wanted) != wanted:
+                raise _LeftOut("ct state vmap of this kind")
+            self.notes += [
+                f"ct state {state} is not known, so its {verdict} was not imported"
+                for state, verdict in verdicts.items()
+                if state not in _FOLLOWED
+            ]
+            self.parts.append(Asked(ESTABLISHED))
+            return wanted
+        states, negated = self._values()
+        while self.peek() == ",":
+            self.at += 1
+            states.append(self.take())
+        if states == ["new"]:
+            self.notes.append("ct state new is imported as not established")
+            negated = not negated
+        elif "established" not in states or set(states) - _FOLLOWED:
+            raise _LeftOut(f"ct state {','.join(states)}")
+        elif "related" not in states:
+            self.notes.append("ct state established is imported with what is related to it")
+        self.parts.append(Not(Asked(ESTABLISHED)) if negated else Asked(ESTABLISHED))
+        return ""
 
     def take(self) -> str:
         if self.at >= len(self.words):
@@ -319,7 +375,7 @@ class _Statement:
         return All((self._read(of), tree)) if of else tree
 
     def _read(self, text: str) -> Tree:
-        return read(text, Place(self.place.file, self.place.line, text), _NOTHING)
+        return _read(text, self.place)
 
     def _ip(self) -> Tree:
         side = self.take()
@@ -412,4 +468,12 @@ class _Statement:
         raise _LeftOut(f"meta {what}")
 
 
+def _read(text: str, place: Place) -> Tree:
+    """An expression of raceway's that stands for something at a place."""
+    return read(text, Place(place.file, place.line, text), _NOTHING)
+
+
+_SEEN = {"ip": "ip", "ip6": "ip6", "inet": "ip or ip6"}
+"""Which packets the chains of a table are asked about, by its family; those of others about all."""
+_FOLLOWED = {"established", "related"}
 _NOTHING: dict[str, Named] = {}
