@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ExpressionError as ExpressionError,
         PacketFunctionError as PacketFunctionError,
     )
+    from raceway.compile.flows.flow_table import FlowTable as FlowTable
     from raceway.compile.function import PacketFunction as PacketFunction, packet_function as packet_function
     from raceway.compile.packet import Packet as Packet
     from raceway.compile.pcap_filter.expression import Expression as Expression, expression as expression
@@ -84,6 +85,7 @@ _HOMES = {
     "TX": "compile.verdicts",
     "REDIRECT": "compile.verdicts",
     "Counters": "compile.state",
+    "FlowTable": "compile.flows.flow_table",
     "HashTable": "compile.state",
     "PrefixTable": "compile.state",
     "Random": "compile.state",

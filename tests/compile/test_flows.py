@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import linecache
 import random
+import re
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -288,6 +291,27 @@ def test_connections_from_before_are_adopted():
         False,
     ]
     assert {str(one.remote) for one in table.flows(START)} == {"10.0.0.2", "2001:db8::2"}
+
+
+def example(file: str = "<docs/firewall.md>"):
+    """The packet function of the firewall's page, with flows of its own."""
+    page = (Path(__file__).parents[2] / "docs" / "firewall.md").read_text()
+    (text,) = [one for one in re.findall(r"^```python\n(.*?)^```", page, re.S | re.M) if "FlowTable" in one]
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    scope = {"__name__": "example", "__file__": file}
+    exec(compile(text, file, "exec"), scope)
+    return scope["stateful"]
+
+
+@pytest.mark.parametrize("target", ["interpreted", "native", "kernel"])
+def test_the_pages_function_between_two_ports_tells_who_has_begun(target):
+    if target != "interpreted" and needs_native:
+        pytest.skip(needs_native)
+    function, ends, verdicts = example(), Ends(4), []
+    answer, other = ends.udp(False), ends.udp(False, (1000, 54))
+    for port, data in ((1, answer), (0, ends.udp(True)), (1, answer), (1, other)):
+        verdicts += raceway.simulate(function, [data], target, port=port, times=START).verdicts
+    assert verdicts == [raceway.DROP, raceway.PASS, raceway.PASS, raceway.DROP]
 
 
 def random_packets(seed: int, count: int):

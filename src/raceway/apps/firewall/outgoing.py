@@ -10,10 +10,8 @@ is not seen, and begins no flow.
 from __future__ import annotations
 
 import types
-from functools import cache
 from typing import Any
 
-from raceway.compile.classifier.classifier import Classifier
 from raceway.compile.flows.flow_table import FlowTable
 from raceway.compile.function import PacketFunction, packet_function
 from raceway.compile.verdicts import Verdict
@@ -22,30 +20,23 @@ from raceway.kernel.connections import established
 from raceway.kernel.functions.loading import LoadedFunction
 
 PASS = Verdict.PASS
-KEYS: Any = None
 FLOWS: Any = None
 
 
 def outgoing(packet: Any) -> Verdict:
     """Notes the packet's flow. Its globals are those that `noting` gives it."""
-    FLOWS.leaving(packet, KEYS.key(packet))
+    FLOWS.leaving(packet)
     return PASS
 
 
 def noting(flows: FlowTable) -> PacketFunction:
     """The packet function that sees what the host sends, and notes its flows."""
-    scope = {**outgoing.__globals__, "FLOWS": flows, "KEYS": _key_maker()}
+    scope = {**outgoing.__globals__, "FLOWS": flows}
     copied = types.FunctionType(outgoing.__code__, scope, "outgoing")
     copied.__module__ = __name__
     made = packet_function(copied)
     made.hook = "tcx"
     return made
-
-
-@cache
-def _key_maker() -> Classifier:
-    """Any classifier has a packet's key; one without rules is small."""
-    return Classifier([])
 
 
 class Egress:

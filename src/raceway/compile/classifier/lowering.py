@@ -53,11 +53,15 @@ def _key_attribute(context: Any, builder: Any, kind: Any, value: Any, name: str)
     return builder.extract_value(value, walk.WRONG)
 
 
-def _key(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+def fresh_key(context: Any, builder: Any, packet: Any) -> apart.Memory:
+    """Emit the key of a packet of five words, at the place where keys lie."""
     words = apart.room(builder, apart.KEY, walk.KEY_WORDS + 1)
-    apart.call(
-        context, builder, walk.key, apart.Packet(current(context, builder, sig.args[1], args[1])), words
-    )
+    apart.call(context, builder, walk.key, apart.Packet(packet), words)
+    return words
+
+
+def _key(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    words = fresh_key(context, builder, current(context, builder, sig.args[1], args[1]))
     loaded = [builder.load(builder.gep(words.start, [constant(index)])) for index in range(walk.KEY_WORDS)]
     return build(context, builder, KEY, loaded)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from raceway.compile.addresses import IPv4Address, IPv6Address, signed64
+from raceway.compile.classifier import walk
 from raceway.compile.flows import layout, tracking
 from raceway.compile.state import chains
 from raceway.compile.state.words import State, whole_number
@@ -34,8 +35,8 @@ class FlowTable(State):
     """Flows of a host: which packets that arrive belong to what it has begun or answered.
 
     flows: how many are known at once, made up to a power of two; an eighth as many (at least 1,024) may be new. In
-    packet functions: `FLOWS.leaving(packet, key)` for what the host sends, then `FLOWS.arriving(packet, key)` is
-    whether a packet belongs to a flow or is an ICMP error about one; the key is `Classifier.key`'s. What makes a flow
+    packet functions: `FLOWS.leaving(packet)` for what the host sends, then `FLOWS.arriving(packet)` is whether a
+    packet belongs to a flow or is an ICMP error about one; who has a `Classifier.key` hands it on. What makes a flow
     known and how long it stays is written in `flows.layout` and `flows.tracking`. When all places of known flows are
     taken, further ones stay new, and are counted in `full`; a new flow that gives way to another one is counted in
     `evicted`. Any number of processors may ask and write at once.
@@ -66,18 +67,21 @@ class FlowTable(State):
         """What compiled code of it depends on."""
         return type(self).__qualname__, len(self.words), self.new_at, self.new_words
 
-    def arriving(self, packet: Any, key: Any) -> bool:
+    def arriving(self, packet: Any, key: Any = None) -> bool:
         """Whether a packet that arrives belongs to a flow of the host, or is an ICMP error about one."""
         flow = self._ask(tracking.arriving, packet, key)
         return flow[tracking.ANSWER] != 0
 
-    def leaving(self, packet: Any, key: Any) -> bool:
+    def leaving(self, packet: Any, key: Any = None) -> bool:
         """Note a packet that the host sends. Always true."""
         self._ask(tracking.leaving, packet, key)
         return True
 
     def _ask(self, function: Any, packet: Any, key: Any) -> list[int]:
         flow = [0] * tracking.FLOW_WORDS
+        if key is None:
+            key = [0] * walk.KEY_WORDS
+            walk.key(packet, key)
         with self.writing:
             if not self.alone:
                 raise RuntimeError(

@@ -7,7 +7,7 @@ from typing import Any
 from numba.core import cgutils, types as numba_types
 
 from raceway.compile import apart, lowering_state
-from raceway.compile.classifier.lowering import KEY, key_place, method
+from raceway.compile.classifier.lowering import KEY, fresh_key, key_place, method
 from raceway.compile.flows import tracking
 from raceway.compile.flows.flow_table import FlowTable
 from raceway.compile.lowering import PACKET, PacketType, current
@@ -23,7 +23,7 @@ def _lowered(function: Any) -> Any:
         state: FlowTable = sig.args[0].state
         packet = current(context, builder, sig.args[1], args[1])
         now = cgutils.create_struct_proxy(PACKET)(context, builder, value=packet).time
-        words = key_place(builder, args[2])
+        words = key_place(builder, args[2]) if len(args) > 2 else fresh_key(context, builder, packet)
         flow = apart.room(builder, apart.FLOW, tracking.FLOW_WORDS)
         builder.store(constant(1), builder.gep(flow.start, [constant(tracking.ANSWER)]))
         apart.call(
@@ -37,10 +37,14 @@ def _lowered(function: Any) -> Any:
 
 
 def _fits(args: Any) -> bool:
-    return len(args) == 2 and isinstance(args[0], PacketType) and args[1] == KEY
+    return 1 <= len(args) <= 2 and isinstance(args[0], PacketType) and all(one == KEY for one in args[1:])
 
 
 for _name, _function in (("arriving", tracking.arriving), ("leaving", tracking.leaving)):
     lowering_state.TEMPLATES[FlowTable, _name] = method(
-        f"FlowTable.{_name}", types.boolean, _fits, "the packet and its key", _lowered(_function)
+        f"FlowTable.{_name}",
+        types.boolean,
+        _fits,
+        "the packet, and its key if there is one",
+        _lowered(_function),
     )
