@@ -39,7 +39,19 @@ def load_function(where: str) -> PacketFunction:
     return packet_function(found)
 
 
+_imported: dict[tuple[Path, int, int], ModuleType] = {}
+
+
 def _import(path: Path) -> ModuleType:
+    """The module that a file is: the same one for two functions of it, for they share what is global there."""
+    found = path.stat()
+    stamp = (path.resolve(), found.st_mtime_ns, found.st_size)
+    if stamp not in _imported:
+        _imported[stamp] = _executed(path)
+    return _imported[stamp]
+
+
+def _executed(path: Path) -> ModuleType:
     specification = importlib.util.spec_from_file_location(path.stem, path)
     if specification is None or specification.loader is None:
         raise ValueError(f"{path}: expected a Python file")
