@@ -77,7 +77,9 @@ def key(packet: Any, words: Any) -> None:
     """Fill in what a rule looks at: 0, 4 or 6; high and low half of source and destination; source port,
     destination port and protocol, which are -1 where there is none; and what is wrong with the packet (`WRONGS`).
 
-    Ports are those of TCP, UDP, DCCP, SCTP and UDP-Lite, unless in a later fragment or cut off.
+    Ports are those of TCP, UDP, DCCP, SCTP and UDP-Lite, unless in a later fragment or cut off. What lies behind the
+    end of the IP packet (Ethernet's padding, to 60 bytes, and whatever else a sender puts there) is not looked at: a
+    tiny first fragment is always padded, and its receiver takes nothing from there.
     """
     words[FAMILY] = words[SOURCE_HIGH] = words[SOURCE_LOW] = words[DESTINATION_HIGH] = words[
         DESTINATION_LOW
@@ -101,6 +103,8 @@ def key(packet: Any, words: Any) -> None:
             wrong = 2
         elif offset + total > length:
             wrong = 3
+        else:
+            length = offset + total
     else:
         offset = locate.ipv6(packet)
         if offset < 0:
@@ -112,21 +116,32 @@ def key(packet: Any, words: Any) -> None:
         words[SOURCE_LOW] = packet.load64(offset + 16)
         words[DESTINATION_HIGH] = packet.load64(offset + 24)
         words[DESTINATION_LOW] = packet.load64(offset + 32)
-        if offset + 40 + packet.load16(offset + 4) > length:
+        total = packet.load16(offset + 4) + 40
+        if offset + total > length:
             wrong = 3
+        else:
+            length = offset + total
     found = locate.transport(packet)
     if found < 0:
         words[WRONG] = wrong if wrong else 4
         return
     number = (found >> _PROTOCOL_SHIFT) & 0xFF
+    start = found & _OFFSET
+    if start > length:
+        words[WRONG] = wrong if wrong else 4
+        return
     words[NUMBER] = number
     if found & _LATER:
-        # An IPv4 fragment at offset 8 begins inside the transport header.
-        if words[FAMILY] == 4 and number == 6 and packet.load16(offset + 6) & 0x1FFF == 1:
-            wrong = 6
+        # A fragment at offset 8 begins inside the transport header. (IPv6's offset is in units of 8 from bit 3 on, in
+        # the header right before.)
+        if number == 6:
+            place = packet.load16(start - 6) >> 3
+            if words[FAMILY] == 4:
+                place = packet.load16(offset + 6) & 0x1FFF
+            if place == 1 and wrong == 0:
+                wrong = 6
         words[WRONG] = wrong
         return
-    start = found & _OFFSET
     least = 0
     if number == 6:
         least = 20
@@ -140,8 +155,13 @@ def key(packet: Any, words: Any) -> None:
     if ported and start + 4 <= length:
         words[PORT_OF_SOURCE] = packet.load16(start)
         words[PORT_OF_DESTINATION] = packet.load16(start + 2)
-    if start + least > length or (number == 6 and packet.load8(start + 12) < 0x50):
+    if start + least > length:
         wrong = wrong if wrong else 5
+    elif number == 6:
+        # RFC 9293, 3.1: where the data begins, in words of four bytes.
+        least = (packet.load8(start + 12) >> 4) << 2
+        if least < 20 or start + least > length:
+            wrong = wrong if wrong else 5
     words[WRONG] = wrong
 
 
