@@ -7,11 +7,11 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
 import pytest
+from firewall_world import command, conserved, inside_mounts, received, receiver, running, send
 
 import raceway
 from labs import lab as lab, mounts as mounts, needs_root, reaches
@@ -28,37 +28,6 @@ pytestmark = [
 
 
 RELOADS = 8
-
-
-@contextlib.contextmanager
-def receiver(two, port: int):
-    """A UDP socket at host b."""
-    with two.inside("b"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
-        one.bind((two.address("b"), port))
-        one.settimeout(0.3)
-        yield one
-
-
-def send(two, port: int, *texts: bytes) -> None:
-    with two.inside("a"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        for text in texts:
-            one.sendto(text, (two.address("b"), port))
-
-
-def received(one: socket.socket) -> list[bytes]:
-    found = []
-    with contextlib.suppress(TimeoutError):
-        while True:
-            found.append(one.recv(2048))
-    return found
-
-
-def conserved(status) -> bool:
-    decided = sum(one.packets + one.limited for one in status.rules)
-    return status.seen == (
-        decided + status.default_packets + sum(status.malformed.values()) + status.gone + status.aborted
-    )
 
 
 def test_rules_drop_pass_and_limit_and_count_each_packet(lab):
@@ -154,30 +123,6 @@ def test_no_packet_is_lost_or_misjudged_at_a_reload(lab):
         assert conserved(firewall.status())
 
 
-def command(two, *words: str, check: bool = True):
-    """Run raceway firewall at host b to its end."""
-    done = two.run(
-        "b", [sys.executable, "-m", "raceway", "firewall", *words], capture_output=True, text=True, timeout=60
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return done
-
-
-@contextlib.contextmanager
-def running(two, path, *words: str):
-    """A `raceway firewall run` at host b."""
-    told = [sys.executable, "-m", "raceway", "firewall", "run", two.interface("b"), "-f", str(path), *words]
-    process = two.popen("b", told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        line = process.stdout.readline()
-        assert "in force" in line, line + process.stderr.read()
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-
-
 def test_the_commands_show_reload_and_confirm(lab, tmp_path):
     two = lab()
     first, second = tmp_path / "first.rules", tmp_path / "second.rules"
@@ -228,19 +173,9 @@ def test_rules_that_keep_filtering_do_so_after_a_kill_and_not_after_a_clean_end(
     two = lab()
     interface = two.interface("b")
     (tmp_path / "wall.rules").write_text("on death keep\ndrop udp dst port 9\n")
-    enter = [
-        "nsenter",
-        f"--mount=/proc/{mounts}/ns/mnt",
-        f"--wdns={tmp_path}",
-        sys.executable,
-        "-m",
-        "raceway",
-    ]
 
     def inside(*words: str) -> subprocess.Popen[str]:
-        # In the lab's network namespace alone: its own /sys has no BPF file system.
-        with two.inside("b"):
-            return subprocess.Popen([*enter, *words], stdout=subprocess.PIPE, text=True)
+        return inside_mounts(two, mounts, *words, folder=tmp_path)
 
     with inside("firewall", "run", interface, "-f", "wall.rules") as process:
         assert "in force" in process.stdout.readline()

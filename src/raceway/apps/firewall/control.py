@@ -134,14 +134,31 @@ def ask(interface: str, **question: Any) -> dict[str, Any]:
         try:
             connection.connect(_address(index))
         except OSError:
-            raise NoFirewallError(
-                f"nobody runs a firewall on {interface}; raceway firewall run {interface} -f RULES starts one"
-            ) from None
+            raise NoFirewallError(_nobody(interface)) from None
         _say(connection, question)
         reply: dict[str, Any] = json.loads(_line(connection))
     if "error" in reply:
         raise (ValueError if reply.get("wrong_words") else RacewayError)(reply["error"])
     return reply
+
+
+def _nobody(interface: str) -> str:
+    """Why nobody answers for an interface, and what to do."""
+    from raceway.apps.functions.succeeding import firewall_on
+
+    there = firewall_on(interface)
+    if there is None:
+        return f"nobody runs a firewall on {interface}; raceway firewall run {interface} -f RULES starts one"
+    if there.left_behind:
+        counters = there.function.counters
+        passed, dropped = counters["PASS"], counters["DROP"]
+        return (
+            f"the process that ran the firewall on {interface} has ended, and its rules go on filtering, pinned at "
+            f"{there.function.pin}: {passed:,} packets passed and {dropped:,} dropped until now. raceway firewall run "
+            f"{interface} -f RULES puts others in their place, raceway detach {interface} takes them off"
+        )
+    who = ", ".join(f"process {one.pid}, {one.command[:60]}" for one in there.holders)
+    return f"the firewall on {interface} takes no questions; {who or 'no process that can be seen'} has it"
 
 
 def _say(connection: socket.socket, what: dict[str, Any]) -> None:

@@ -86,7 +86,9 @@ class Firewall:
         # First the way out: connections that are there are known before the first packet is judged.
         self._egress = self._egress_for(self.program)
         try:
-            self.attachment: Attachment = attach(interface, self.program.function, mode=mode)
+            self.attachment: Attachment = attach(
+                interface, self.program.function, mode=mode, succeed=True
+            )
         except BaseException:
             self._close_egress()
             raise
@@ -110,9 +112,7 @@ class Firewall:
     def _follow_policy(self) -> None:
         """Do what the rules want for the case that this process is killed."""
         if self.program.rule_set.on_death == "keep":
-            path = self.attachment.pin()
-            if self._egress is not None:
-                pin_beside(path, "egress", self._egress.link)
+            pin_beside(self.attachment.pin(), "egress", self._egress.link if self._egress else None)
         else:
             self.attachment.unpin()
 

@@ -50,7 +50,8 @@ _chains: dict[tuple[str, int], Chain] = {}
 class Attachment:
     """A packet function on an interface; `close`, or the end of a `with`, takes it off again.
 
-    interface: its name; mode: "driver" (in the network driver) or "generic" (behind it, in the host's stack).
+    interface: its name; mode: "driver" (in the network driver) or "generic" (behind it, in the host's stack);
+    succeeded: it took the place of a pinned firewall whose process had ended.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Attachment:
         self.function = loaded.function
         self._loaded, self._chain, self._where = loaded, chain, where
         self._open = True
+        self.succeeded = False
 
     @property
     def counters(self) -> dict[str, int]:
@@ -153,14 +155,20 @@ class Attachment:
 
 
 def attach(
-    where: Any, function: PacketFunction, *, mode: str = "", position: int | None = None
+    where: Any,
+    function: PacketFunction,
+    *,
+    mode: str = "",
+    position: int | None = None,
+    succeed: bool = False,
 ) -> Attachment:
     """Let a packet function decide about every packet that comes in at an interface, in the kernel.
 
     where: an interface's name in the calling thread's network namespace, or an open port of one (`netmap:eth0`), whose
     rings then get what the function answers REDIRECT for, and no longer everything. mode: "driver", "generic", or ""
     for the better one that can be had (`Attachment.mode` says which). position: where in the chain of this process's
-    functions on the interface, 0 is first; the end by default.
+    functions on the interface, 0 is first; the end by default. succeed: take the place of a pinned firewall whose
+    process has ended (`Attachment.succeeded`), and stay pinned.
 
     Raises PacketFunctionError or VerifierError for the function; NoSuchInterfaceError; PortBusyError, naming it, if
     somebody else's XDP program is there; PermissionNeededError; OSError; ValueError.
@@ -170,10 +178,12 @@ def attach(
     with _lock:
         if not isinstance(where, str):
             return _attach_to_port(where, function, position)
-        return _attach_to_interface(where, function, mode, position)
+        return _attach_to_interface(where, function, mode, position, succeed)
 
 
-def _attach_to_interface(name: str, function: PacketFunction, mode: str, position: int | None) -> Attachment:
+def _attach_to_interface(
+    name: str, function: PacketFunction, mode: str, position: int | None, succeed: bool
+) -> Attachment:
     index = interface_index(name)
     key = (network_namespace(), index)
     chain = _chains.get(key)
@@ -191,9 +201,10 @@ def _attach_to_interface(name: str, function: PacketFunction, mode: str, positio
         )
     at = _position(position, len(chain.members) if chain else 0)
     loaded = LoadedFunction(function)
+    left = False
     try:
         if chain is None:
-            link, got = _link(loaded.program, index, name, mode)
+            link, got, left = _link(loaded.program, index, name, mode, succeed)
             chain = _chains[key] = Chain(link, got)
             chain.members.append(loaded)
         else:
@@ -201,7 +212,15 @@ def _attach_to_interface(name: str, function: PacketFunction, mode: str, positio
     except BaseException:
         loaded.close()
         raise
-    return Attachment(name, loaded, chain, key)
+    made = Attachment(name, loaded, chain, key)
+    if left:
+        made.succeeded = chain.pinned = True
+        try:
+            pin_chain(chain, key)
+        except BaseException:
+            made.close()
+            raise
+    return made
 
 
 def _attach_to_port(port: Any, function: PacketFunction, position: int | None) -> Attachment:
@@ -240,13 +259,20 @@ def _position(wanted: int | None, count: int) -> int:
     return wanted
 
 
-def _link(program: Program, index: int, name: str, mode: str) -> tuple[Link, str]:
+def _link(program: Program, index: int, name: str, mode: str, succeed: bool) -> tuple[Link, str, bool]:
+    """The link, its mode, and whether it is one that was left behind."""
     for how in MODES:
         if mode not in ("", how):
             continue
         try:
-            return attach_xdp(program, index, how), how
+            return attach_xdp(program, index, how), how, False
         except PortBusyError as error:
+            if succeed:
+                from raceway.apps.functions.succeeding import succeeded
+
+                found = succeeded(name, program, mode)
+                if found is not None:
+                    return (*found, True)
             from raceway.apps.functions.occupied import explained
 
             raise explained(name, error) from None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
 from raceway.errors import PortBusyError
 from raceway.kernel.bpf.links import links
 from raceway.kernel.bpf.programs import program_info
 from raceway.kernel.bpf.system import LinkKind
-from raceway.kernel.processes import Process, survey
+
+if TYPE_CHECKING:
+    from raceway.apps.functions.succeeding import FirewallThere
 
 _PORTS = ("raceway_rx", "raceway_frames")
 
@@ -17,7 +20,11 @@ def explained(interface: str, error: PortBusyError) -> PortBusyError:
     """The error to raise where another program than this process's is attached: it names raceway's functions, and who
     holds them, as far as this process may look (CAP_SYS_ADMIN); else it is the error as it was."""
     from raceway.apps.functions.listing import attached_functions
+    from raceway.apps.functions.succeeding import firewall_on
 
+    firewall = firewall_on(interface)
+    if firewall is not None:
+        return _firewall(interface, firewall)
     try:
         functions = [one for one in attached_functions() if one.interface == interface]
         if functions:
@@ -47,9 +54,22 @@ def explained(interface: str, error: PortBusyError) -> PortBusyError:
 
 
 def _held_by(link: int) -> str:
-    found: dict[int, Process] = {}
-    for file in survey(lambda target: target == "anon_inode:bpf_link").files:
-        if file.info.get("link_id") == str(link):
-            found[file.process.pid] = file.process
-    said = [f"process {pid}, {process.command[:60]}" for pid, process in sorted(found.items())]
+    from raceway.apps.functions.succeeding import holders
+
+    said = [f"process {one.pid}, {one.command[:60]}" for one in holders(link)]
     return "; ".join(said) or "no process that can be seen has them"
+
+
+def _firewall(interface: str, there: FirewallThere) -> PortBusyError:
+    if there.left_behind:
+        return PortBusyError(
+            interface,
+            f"the rules of a firewall whose process has ended filter here in {there.function.mode} mode, pinned at "
+            f"{there.function.pin}. raceway firewall run {interface} -f RULES puts others in their place, raceway "
+            f"detach {interface} takes them off",
+        )
+    return PortBusyError(
+        interface,
+        f"a firewall is on it already ({_held_by(there.function.link)}). raceway firewall reload {interface} -f RULES "
+        "puts other rules in force there; to start another one, end that process first",
+    )

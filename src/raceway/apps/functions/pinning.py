@@ -9,7 +9,8 @@ through it (kernel/bpf/arraymap.c, prog_array_map_clear). So each function's map
                         xdp-NAMESPACE-INDEX-next-1    the second's
                         xdp-NAMESPACE-INDEX-egress    what belongs to a function, as a firewall's link on the way out
 
-Names of maps are given first: who is killed in between leaves maps that lead nowhere, and never half a chain.
+Names of maps are given first: who is killed in between leaves maps that lead nowhere, and never half a chain. A name
+that is there already is taken over by renaming, so that there is no moment in which nothing keeps the functions.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def pin_path(where: tuple[str, int]) -> Path:
 
 
 def pin_chain(chain: Chain, where: tuple[str, int]) -> Path:
-    """Give the link and the maps of a chain names; return the link's. Raises OSError, and leaves no name then."""
+    """Give the link and the maps of a chain names; return the link's. Raises OSError, and gives no name then."""
     path = pin_path(where)
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -40,24 +41,39 @@ def pin_chain(chain: Chain, where: tuple[str, int]) -> Path:
             error.errno,
             f"{path.parent}: {error.strerror}; is there a BPF file system? mount -t bpf bpf {BPF_FILES}",
         ) from None
-    # The interface is this link's, so what has its name is of an earlier interface of the same number.
-    unpin(where)
+    pinned = path.exists()
+    maps = {f"{path}-next-{position}": member.next.fd for position, member in enumerate(chain.members)}
     try:
-        for position, member in enumerate(chain.members):
-            pin(member.next.fd, f"{path}-next-{position}")
-        pin(chain.link.fd, str(path))
+        # The interface is this link's: what has its names is of this chain before, or of an earlier interface.
+        for name, descriptor in maps.items():
+            _pin_over(descriptor, name)
+        _pin_over(chain.link.fd, str(path))
+        for one in path.parent.glob(f"{path.name}-next-*"):
+            if str(one) not in maps:
+                one.unlink()
     except BaseException:
-        unpin(where)
+        # What was kept before goes on being kept.
+        if not pinned:
+            unpin(where)
         raise
     return path
 
 
-def pin_beside(path: Path, what: str, link: Link) -> None:
-    """Let another link stay as long as the one at a path: under its name, and `what`. Raises OSError."""
-    beside = Path(f"{path}-{what}")
-    with suppress(FileNotFoundError):
-        beside.unlink()
-    pin(link.fd, str(beside))
+def pin_beside(path: Path, what: str, link: Link | None) -> None:
+    """Let another link stay as long as the one at a path: under its name, and `what`; None: nothing. Raises OSError."""
+    beside = f"{path}-{what}"
+    if link is None:
+        Path(beside).unlink(missing_ok=True)
+    else:
+        _pin_over(link.fd, beside)
+
+
+def _pin_over(descriptor: int, name: str) -> None:
+    """Give a BPF object a name, whatever has it."""
+    new = Path(f"{name}-new")
+    new.unlink(missing_ok=True)
+    pin(descriptor, str(new))
+    new.rename(name)
 
 
 def unpin(where: tuple[str, int]) -> None:
@@ -65,7 +81,7 @@ def unpin(where: tuple[str, int]) -> None:
     path = pin_path(where)
     with suppress(OSError):
         path.unlink()
-        # The maps keep nobody from anything.
+    # The maps keep nobody from anything.
     for one in path.parent.glob(f"{path.name}-*"):
         with suppress(OSError):
             one.unlink()

@@ -167,6 +167,8 @@ def run(
     with Firewall(interface, _read(rules, format), mode=mode) as firewall, Control(firewall) as control:
         count = len(firewall.program.rule_set.rules)
         in_force = f"{count:,} rules are in force on {interface} in {firewall.attachment.mode} mode"
+        if firewall.attachment.succeeded:
+            in_force += ", in the place of those of a process that has ended"
         print(f"{in_force}; Ctrl-C ends it", flush=True)
         try:
             while firewall.attachment.attached:
