@@ -107,17 +107,18 @@ def stream(two, family: int = 4, rate: int = 10_000):
     told = [sys.executable, "-S", str(Path(__file__).with_name("numbered_stream.py"))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     made = Stream()
-    with (
-        two.popen("b", [*told, "receive", two.address("b", family)], **pipes) as sink,
-        two.popen("a", [*told, "send", two.address("b", family), str(rate)], **pipes) as source,
-    ):
+    with two.popen("b", [*told, "receive", two.address("b", family)], **pipes) as sink:
         try:
             assert sink.stdout.readline() == "ready\n"
-            yield made
-            made.sent = int(source.communicate(timeout=30)[0])
+            with two.popen("a", [*told, "send", two.address("b", family), str(rate)], **pipes) as source:
+                try:
+                    assert source.stdout.readline() == "sending\n"
+                    yield made
+                    made.sent = int(source.communicate(timeout=30)[0])
+                finally:
+                    source.kill()
             made.found = json.loads(sink.communicate(timeout=30)[0])
         finally:
-            source.kill()
             sink.kill()
 
 

@@ -40,6 +40,8 @@ def send(address: str, rate: int) -> int:
                 one.sendto(number.to_bytes(8, "big"), (address, WANTED))
                 one.sendto(number.to_bytes(8, "big"), (address, FORBIDDEN))
                 number += 1
+            if number == burst:
+                print("sending", flush=True)
             following = max(following + _BEAT, time.monotonic() - 1)
             time.sleep(max(0.0, following - time.monotonic()))
     return number
