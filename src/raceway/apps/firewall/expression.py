@@ -194,8 +194,9 @@ class _Reader:
         if self.peek().lower() in _KINDS:
             kind = self.peek().lower()
             self.at += 1
-            if kind == "port" and self.peek().lower() == "in":
+            if kind in ("host", "port") and self.peek().lower() == "in":
                 self.at += 1
+                kind = "in" if kind == "host" else kind
         elif direction and _VALUE.match(self.peek() or " "):
             kind = "host"
         if not (protocol or direction or kind):

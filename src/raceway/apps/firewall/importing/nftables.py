@@ -230,6 +230,8 @@ def _chain(body: list[list[_Token]]) -> _Chain:
     for words in body:
         texts = [one.text for one in words]
         if texts[0] == "type" and "hook" in texts:
+            if "priority" not in texts or texts[-1] == "hook":
+                raise RulesError(words[0].place, "a base chain has a hook and a priority")
             chain.hook = texts[texts.index("hook") + 1]
             chain.priority = _priority(texts[texts.index("priority") + 1 :])
         elif texts[0] == "policy" and len(texts) > 1:
