@@ -86,9 +86,7 @@ class Firewall:
         # First the way out: connections that are there are known before the first packet is judged.
         self._egress = self._egress_for(self.program)
         try:
-            self.attachment: Attachment = attach(
-                interface, self.program.function, mode=mode, succeed=True
-            )
+            self.attachment: Attachment = attach(interface, self.program.function, mode=mode, succeed=True)
         except BaseException:
             self._close_egress()
             raise
