@@ -42,6 +42,15 @@ def test_each_packet_has_the_meaning_that_is_written_down(case: Case):
     assert program.judge(raceway.Packet(case.frame)).rule == case.rule
 
 
+def test_rules_can_ask_for_ip_options_and_odd_flags():
+    """The two rules that docs/firewall.md gives."""
+    program = Program(parse_rules("malformed pass\ndrop ip[0] & 15 > 5\ndrop tcp[13] & 3 == 3"))
+    found = {case.name: program.judge(raceway.Packet(case.frame)).rule for case in CASES}
+    assert found["source route"] == found["options, all padding"] == 0
+    assert found["every TCP flag, and none"] == 1
+    assert found["tiny first fragment (RFC 1858)"] == found["802.1Q"] == -1
+
+
 @pytest.mark.parametrize("malformed", ["drop", "match"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_gives_each_packet_the_same_end(target, malformed):
