@@ -11,4 +11,7 @@ program     a rule set as a packet function and its state
 judging     packets of a capture, through the same function
 controller  a program on an interface: reload, counters, what happens at the end
 control     talking to a controller from another process
+sampling    the ring of what rules log; log writes it to a file
+talkers     who sends the most, from samples, while somebody watches
+top         rates from two looks; screen and watching show them
 """

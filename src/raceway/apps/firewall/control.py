@@ -13,15 +13,19 @@ import select
 import socket
 import struct
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from raceway.apps.firewall.controller import Firewall
 from raceway.apps.firewall.language import read_rules
 from raceway.apps.firewall.rules import RuleSet
+from raceway.apps.functions.attaching import interface_index
 from raceway.errors import RacewayError
 
 _PATIENCE = 60.0
+_WATCHED = 5.0
+"""Seconds for which samples of the traffic are taken after somebody has asked for them."""
 _LONGEST = 1 << 26
 
 
@@ -43,6 +47,7 @@ class Control:
         self.firewall = firewall
         self._before: RuleSet | None = None
         self._deadline = 0.0
+        self._watched_until: float | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._listener.bind(_address(socket.if_nametoindex(firewall.interface)))
@@ -62,6 +67,12 @@ class Control:
                 self.firewall.reload(before)
                 return "the reload was not confirmed: the rules before are in force again"
             seconds = min(seconds, left)
+        if self._watched_until is not None:
+            left = self._watched_until - time.monotonic()
+            if left <= 0:
+                self._watched_until = None
+                self.firewall.ignore_talkers()
+            seconds = min(seconds, max(left, 0.0))
         ready, _, _ = select.select([self._listener], [], [], seconds)
         if not ready:
             return ""
@@ -93,6 +104,8 @@ class Control:
         what = question.get("do")
         if what == "status":
             return self.firewall.status().as_dict, ""
+        if what == "watch":
+            return self._watch(int(question.get("most", 50))), ""
         if what == "reload":
             rules = read_rules(Path(str(question["path"])))
             before = self.firewall.program.rule_set
@@ -112,6 +125,18 @@ class Control:
             return {}, "the reload is confirmed"
         raise ValueError(f"{what!r} is no question")
 
+    def _watch(self, most: int) -> dict[str, Any]:
+        """The status, of rules only those that have counted anything, and who sends the most."""
+        talk = self.firewall.talkers(most)
+        self._watched_until = time.monotonic() + _WATCHED
+        status = self.firewall.status()
+        busy = tuple(rule for rule in status.rules if rule.packets or rule.limited)
+        return {
+            "status": replace(status, rules=busy).as_dict,
+            "rules": len(status.rules),
+            "talk": asdict(talk),
+        }
+
     def close(self) -> None:
         """Listen no longer."""
         self._listener.close()
@@ -126,9 +151,9 @@ class Control:
 def ask(interface: str, **question: Any) -> dict[str, Any]:
     """Ask whoever runs a firewall on an interface of this network namespace.
 
-    Raises NoFirewallError, OSError; RacewayError or ValueError with what the firewall said.
+    Raises NoFirewallError, NoSuchInterfaceError, OSError; RacewayError or ValueError with what the firewall said.
     """
-    index = socket.if_nametoindex(interface)
+    index = interface_index(interface)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_PATIENCE)
         try:

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from raceway.apps.firewall.language import parse_rules, read_rules
+from raceway.apps.firewall.log import SIZE, Log, LogStatus
 from raceway.apps.firewall.outgoing import Egress
 from raceway.apps.firewall.program import Program
 from raceway.apps.firewall.rules import RuleSet
+from raceway.apps.firewall.talkers import Talk, Talkers
+from raceway.apps.firewall.text import RulesError
 from raceway.apps.functions.attaching import Attachment, attach, interface_index
 from raceway.apps.functions.pinning import pin_beside
 from raceway.compile.classifier.walk import WRONGS
@@ -26,7 +29,8 @@ _GRACE = 0.02
 
 @dataclass(frozen=True)
 class RuleStatus:
-    """A rule and its packets: number (from 0), action, text; packets that it decided about, limited: over its rate."""
+    """A rule and its packets: number (from 0), action, text; packets that it decided about, limited: over its rate. Of
+    a rule that logs: packets that it logged, and did not for its rate."""
 
     number: int
     action: str
@@ -39,8 +43,11 @@ class RuleStatus:
 class Status:
     """What a firewall has counted.
 
-    seen = packets and limited of all rules + default_packets + sum of malformed + gone + aborted; gone: packets
-    that rules have decided about that are no longer in force. flows: where rules ask for established ones, how many are
+    seen = packets and limited of all rules but those that log + default_packets + sum of malformed + gone + aborted;
+    gone: packets that rules have decided about that are no longer in force. started, rules_since: when the firewall
+    came onto the interface and when these rules did, seconds since 1970; uptime, rules_for: seconds since then, by a
+    clock that is never set; reloads: how often other rules came into force since; log: of the log file, None without.
+    flows: where rules ask for established ones, how many are
     `known` and `new`, how often there was no place for another known one (`full`), how many new ones gave way
     (`evicted`), how often somebody gave up (`busy`), and packets of the host that could not be looked at (`unseen`).
     """
@@ -50,11 +57,18 @@ class Status:
     rules: tuple[RuleStatus, ...]
     default: str
     default_packets: int
+    malformed_policy: str
     malformed: dict[str, int]
     gone: int
     aborted: int
     seen: int
+    started: float
+    uptime: float
+    rules_since: float
+    rules_for: float
+    reloads: int
     flows: dict[str, int] | None = None
+    log: LogStatus | None = None
 
     @property
     def as_dict(self) -> dict[str, Any]:
@@ -73,16 +87,29 @@ class Firewall:
     """Rules on an interface; `close`, or the end of a `with`, takes them off again.
 
     interface: a name in the calling thread's network namespace; rules: a `RuleSet`, the Path of a rules file, or rules
-    as text; mode: "driver", "generic", or "" for the better one that can be had. Raises RulesError, and what `attach`
-    raises.
+    as text; mode: "driver", "generic", or "" for the better one that can be had; log: a pcapng file for what rules log,
+    which is begun anew at so many bytes (`log.Log`). Raises RulesError, and what `attach` raises; OSError for the file.
     """
 
-    def __init__(self, interface: str, rules: RuleSet | str | Path, *, mode: str = "") -> None:
+    def __init__(
+        self,
+        interface: str,
+        rules: RuleSet | str | Path,
+        *,
+        mode: str = "",
+        log: str | Path | None = None,
+        log_size: int = SIZE,
+    ) -> None:
         self.program = Program(rule_set_of(rules))
+        self._check_log(self.program, log)
         self._base: dict[tuple[str, int], tuple[int, int]] = {}
         self._others = [0] * len(WRONGS)
         self._gone = self._aborted = self._seen = 0
         self.interface = interface
+        self._talkers: tuple[Talkers, Attachment] | None = None
+        self._reloads = 0
+        self._started = self._since = time.time(), time.monotonic()
+        self._log: Log | None = None
         # First the way out: connections that are there are known before the first packet is judged.
         self._egress = self._egress_for(self.program)
         try:
@@ -91,6 +118,9 @@ class Firewall:
             self._close_egress()
             raise
         try:
+            if log is not None:
+                self._log = Log(log, interface, log_size)
+                self._log.follow(self.program)
             self._follow_policy()
         except BaseException:
             self.close()
@@ -107,6 +137,14 @@ class Firewall:
             self._egress.close()
             self._egress = None
 
+    @staticmethod
+    def _check_log(program: Program, log: object) -> None:
+        if program.logging and log is None:
+            raise RulesError(
+                program.rule_set.rules[program.logging[0]].place,
+                "what is logged needs a file: run --log FILE.pcapng, or Firewall(..., log=FILE)",
+            )
+
     def _follow_policy(self) -> None:
         """Do what the rules want for the case that this process is killed."""
         if self.program.rule_set.on_death == "keep":
@@ -117,6 +155,7 @@ class Firewall:
     def reload(self, rules: RuleSet | str | Path) -> None:
         """Put other rules in force, between two packets. If they are not accepted, those in force stay: RulesError."""
         following = Program(rule_set_of(rules), keep=self.program)
+        self._check_log(following, self._log)
         old = self.program
         egress = self._egress
         if following.flows is not old.flows:
@@ -131,11 +170,17 @@ class Firewall:
             self._close_egress()
             self._egress = egress
         self.program = following
+        self._since = time.time(), time.monotonic()
+        self._reloads += 1
         self._follow_policy()
+        if self._log is not None:
+            self._log.follow(following)
         # What the old program counted goes to the rules that are still there, by their text.
         kept = self._counted(old)
         self._base = {key: kept[key] for key in _keys(following.rule_set) if key in kept}
-        gone = [count for key, count in kept.items() if key not in self._base]
+        noted = set(old.logging)
+        logging = {key for number, key in enumerate(_keys(old.rule_set)) if number in noted}
+        gone = [count for key, count in kept.items() if key not in self._base and key not in logging]
         for number, count in enumerate(old.others.values()):
             self._others[number] += count
         self._gone += sum(map(sum, gone))
@@ -175,11 +220,18 @@ class Firewall:
             rules,
             program.rule_set.default,
             others[0],
+            program.rule_set.malformed,
             {WRONGS[number]: count for number, count in enumerate(others) if number and count},
             self._gone,
             self._aborted + counters["ABORTED"],
             self._seen + sum(counters[name] for name in _VERDICTS),
+            self._started[0],
+            time.monotonic() - self._started[1],
+            self._since[0],
+            time.monotonic() - self._since[1],
+            self._reloads,
             self._flows(),
+            self._log.status() if self._log is not None else None,
         )
 
     def _flows(self) -> dict[str, int] | None:
@@ -191,11 +243,38 @@ class Firewall:
             "unseen": egress.aborted,
         }  # fmt: skip
 
+    def talkers(self, most: int = 50) -> Talk:
+        """Who has sent the most since the last call, estimated from samples (`talkers.Talk`).
+
+        The first call begins to take samples, and has none yet; `ignore_talkers` ends it. Raises what `attach` raises.
+        """
+        if self._talkers is None:
+            made = Talkers()
+            self._talkers = made, self.attachment.precede(made.function)
+            # What is pinned was so anew, and what lies beside it has to be again.
+            self._follow_policy()
+        return self._talkers[0].look(most)
+
+    def ignore_talkers(self) -> None:
+        """Take no samples any more: from now on they cost nothing. May be called at any time."""
+        if self._talkers is not None:
+            self._end_talkers()
+            if self.attachment.attached:
+                self._follow_policy()
+
+    def _end_talkers(self) -> None:
+        if self._talkers is not None:
+            (_, attachment), self._talkers = self._talkers, None
+            attachment.close()
+
     def close(self) -> None:
         """Take the rules off, also those that a kill would leave in force. May be called twice."""
+        self._end_talkers()
         self.attachment.unpin()
         self.attachment.close()
         self._close_egress()
+        if self._log is not None:
+            self._log.close()
 
     def __enter__(self) -> Firewall:
         return self

@@ -1,4 +1,4 @@
-"""The language of rules files: statements, one a line. `read_rules` is the way in; docs/firewall-rules.md is the page.
+"""The language of rules files: statements, one a line. `read_rules` is the way in; docs/firewall.md is the page.
 
 set bad = prefixes "firehol.netset"
 set web = ports 80, 443

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from raceway.apps.firewall import sampling
 from raceway.apps.firewall.outgoing import noting
-from raceway.apps.firewall.rules import DROP, ESTABLISHED, LIMIT, NOT_BUILT, PASS, Rate, Rule, RuleSet
+from raceway.apps.firewall.rules import DROP, ESTABLISHED, LIMIT, LOG, NOT_BUILT, PASS, Rate, Rule, RuleSet
 from raceway.apps.firewall.text import RulesError
 from raceway.compile.classifier.classifier import Classifier
 from raceway.compile.classifier.sets import LAST_ANSWER, QUESTIONS, Box, Ranges
@@ -29,7 +30,7 @@ from raceway.compile.pcap_filter.expression import Expression
 from raceway.compile.state import Counters, TokenBucket
 from raceway.compile.verdicts import Verdict
 
-_KINDS = (DROP, PASS, LIMIT)
+_KINDS = (DROP, PASS, LIMIT, LOG)
 _LIMIT = 8
 _FEWEST = 64
 BUCKETS = 1 << 16
@@ -39,11 +40,13 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Judgement:
-    """What becomes of a packet: the verdict, the number of the rule (-1: none), and in words why."""
+    """What becomes of a packet: the verdict, the number of the rule (-1: none), in words why, and the number of the
+    rule that logs it (-1: none)."""
 
     verdict: Verdict
     rule: int
     why: str
+    logged: int = -1
 
 
 def _boxes(rule: Rule, questions: dict[str, int]) -> list[Box]:
@@ -83,8 +86,9 @@ def questions_of(rules: Sequence[Rule]) -> dict[str, int]:
 class Program:
     """A rule set as a packet function.
 
-    function: the packet function; counts: packets that each rule decided about; limited: that were dropped because a
-    rule's rate was exceeded; others: by what was wrong with them (`walk.WRONGS`), at 0 those that no rule matched.
+    function: the packet function; counts: packets that each rule decided about, or logged; limited: that were dropped,
+    or not logged, because a rule's rate was exceeded; samples: the ring of what is logged, None if nothing is; others:
+    by what was wrong with them (`walk.WRONGS`), at 0 those that no rule matched.
     keep: a program whose limits go on in rules that are the same here. Raises RulesError, TooComplexError.
     """
 
@@ -92,16 +96,25 @@ class Program:
         self.rule_set = rule_set
         rules = rule_set.rules
         questions = questions_of(rules)
-        self.classifier = Classifier([_boxes(rule, questions) for rule in rules])
+        self.classifier = Classifier(
+            [() if rule.action == LOG else _boxes(rule, questions) for rule in rules]
+        )
+        self.logging = [number for number, rule in enumerate(rules) if rule.action == LOG]
+        self.logs: Classifier | None = None
+        self.samples: Counters | None = None
+        if self.logging:
+            # Few rules in the most cases, and so a small one.
+            self.logs = Classifier([_boxes(rule, questions) if rule.action == LOG else () for rule in rules])
+            self.samples = sampling.ring(self.logging[0])
         # In steps, so that code for one rule set serves the next.
         size = max(_FEWEST, 1 << (len(rules) - 1).bit_length()) if rules else _FEWEST
         self.counts = Counters(size)
         self.limited = Counters(size)
         self.others = Counters(len(WRONGS))
         self.meanings = Counters(size)
-        limits = [number for number, rule in enumerate(rules) if rule.action == LIMIT]
+        limits = [number for number, rule in enumerate(rules) if rule.rate is not None]
         for number, rule in enumerate(rules):
-            limit = 1 + limits.index(number) if rule.action == LIMIT else 0
+            limit = 1 + limits.index(number) if rule.rate is not None else 0
             self.meanings[number] = _KINDS.index(rule.action) | limit << _LIMIT
         before: dict[str, TokenBucket] = (
             dict(zip(keep.limited_rules, keep.buckets, strict=True)) if keep else {}
@@ -130,7 +143,8 @@ class Program:
     def _make(self, questions: dict[str, int], limits: list[Rule]) -> dict[str, Any]:
         scope: dict[str, Any] = {
             "RULES": self.classifier, "MEANINGS": self.meanings, "COUNTS": self.counts, "LIMITED": self.limited,
-            "OTHERS": self.others, "packet_function": packet_function, "FLOWS": self.flows,
+            "OTHERS": self.others, "LOGS": self.logs, "SAMPLES": self.samples, "packet_function": packet_function,
+            "FLOWS": self.flows,
             **{verdict.name: verdict for verdict in Verdict},
         }  # fmt: skip
         for index, one in enumerate(self.buckets):
@@ -154,18 +168,19 @@ class Program:
         """Say what becomes of a packet, and why, by the interpreted function. Counts, and limits, like the others."""
         before = self.counts.words.copy(), self.limited.words.copy(), self.others.words.copy()
         verdict, reason = self.function.run(packet)
+        logged = next((rule for rule in self.logging if self.counts[rule] != before[0][rule]), -1)
         if reason:
-            return Judgement(verdict, -1, reason)
+            return Judgement(verdict, -1, reason, logged)
         for words, old, what in (
             (self.counts, before[0], "rule"),
             (self.limited, before[1], "over its rate"),
         ):
-            changed = (words.words != old).nonzero()[0]
-            if len(changed):
-                return Judgement(verdict, int(changed[0]), what)
+            changed = [one for one in (words.words != old).nonzero()[0].tolist() if one not in self.logging]
+            if changed:
+                return Judgement(verdict, changed[0], what, logged)
         changed = (self.others.words != before[2]).nonzero()[0]
         number = int(changed[0]) if len(changed) else 0
-        return Judgement(verdict, -1, "default" if number == 0 else WRONGS[number])
+        return Judgement(verdict, -1, "default" if number == 0 else WRONGS[number], logged)
 
 
 def _bucket(rate: Rate) -> TokenBucket:
@@ -187,15 +202,11 @@ _KEYS = {
 
 def _source(rule_set: RuleSet, questions: dict[str, int], limits: list[Rule], names: dict[str, str]) -> str:
     """The function's source."""
-    lines = []
-    if limits:
-        lines += ["def within(packet, number):"]
-        for number, rule in enumerate(limits, 1):
-            assert rule.rate is not None
-            key = _KEYS[rule.rate.per]
-            call = f"BUCKET_{number - 1}.allow(packet, {key}, {rule.rate.seconds})"
-            lines += [f"    if number == {number}:", f"        return {call}"]
-        lines += ["    return True", "", ""]
+    # Each asked from one place alone, for a place is all of a bucket's code.
+    lines = [*_within("within", LIMIT, limits), *_within("may_log", LOG, limits)]
+    logging = [rule for rule in rule_set.rules if rule.action == LOG]
+    if logging:
+        lines += [*sampling.SOURCE.splitlines(), "", "", *_noting(logging), "", ""]
     lines += ["@packet_function", "def firewall(packet):", "    key = RULES.key(packet)"]
     if rule_set.malformed != "match":
         lines += [
@@ -207,10 +218,42 @@ def _source(rule_set: RuleSet, questions: dict[str, int], limits: list[Rule], na
     for what, bit in questions.items():
         call = "FLOWS.arriving(packet, key)" if what == ESTABLISHED else f"{names[what]}(packet)"
         lines += [f"    if {call}:", f"        answers |= {1 << bit}"]
-    lines += ["    rule = RULES.match(key, answers)", "    if rule >= 0:"]
+    lines += ["    rule = RULES.match(key, answers)"]
+    if logging:
+        lines += [
+            # What is decided by a rule before all that log is not looked up in those.
+            f"    if rule < 0 or rule > SAMPLES[{sampling.FIRST_RULE}]:",
+            "        noted = LOGS.match(key, answers)",
+            "        if noted >= 0 and (rule < 0 or noted < rule):",
+            "            note(packet, noted)",
+        ]
+    lines += ["    if rule >= 0:"]
     lines += [f"        {line}" for line in _deciding(rule_set)]
     lines += ["    OTHERS.add(0)", f"    return {rule_set.default.upper()}"]
     return "\n".join(lines) + "\n"
+
+
+def _within(name: str, action: str, limits: list[Rule]) -> list[str]:
+    """A function that asks the bucket of a rule with this action, by its number from 1, whether the packet may pass."""
+    lines = []
+    for number, rule in enumerate(limits):
+        if rule.action == action:
+            assert rule.rate is not None
+            call = f"BUCKET_{number}.allow(packet, {_KEYS[rule.rate.per]}, {rule.rate.seconds})"
+            lines += [f"    if number == {number + 1}:", f"        return {call}"]
+    return [f"def {name}(packet, number):", *lines, "    return True", "", ""] if lines else []
+
+
+def _noting(logging: list[Rule]) -> list[str]:
+    """What is done for a rule that logs."""
+    lines = ["def note(packet, rule):"]
+    if any(rule.rate is not None for rule in logging):
+        lines += [
+            f"    if not may_log(packet, MEANINGS[rule] >> {_LIMIT}):",
+            "        LIMITED.add(rule)",
+            "        return 0",
+        ]
+    return [*lines, "    COUNTS.add(rule)", "    return sample(packet, rule)"]
 
 
 def _deciding(rule_set: RuleSet) -> list[str]:

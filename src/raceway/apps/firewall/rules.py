@@ -10,7 +10,7 @@ from raceway.apps.firewall.text import Place
 
 DROP, PASS, LOG, LIMIT, DIVERT = "drop", "pass", "log", "limit", "divert"
 ACTIONS = (DROP, PASS, LOG, LIMIT, DIVERT)
-NOT_BUILT = frozenset((LOG, DIVERT))
+NOT_BUILT = frozenset((DIVERT,))
 """Words that are read and checked, and that no program can be made of yet."""
 ESTABLISHED = "established"
 FLOWS = 1 << 20
@@ -53,7 +53,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class RuleSet:
-    """Rules in order; the first that matches decides, `default` if none does.
+    """Rules in order; the first that matches decides, `default` if none does. Those that log do not decide: the first
+    of them that matches, if none before it has decided, logs the packet.
 
     malformed: what happens to what cannot be parsed: drop, pass, or match (go through the rules as far as it was
     parsed); on_death: whether the interface is open or goes on being filtered when the controller has died; flows: how

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from raceway.compile.function import PacketFunction
 
 MODES = ("driver", "generic")
+_GRACE = 0.02
+"""Seconds after which no packet is in a program that nothing leads to."""
 _lock = threading.Lock()
 
 
@@ -62,13 +64,14 @@ class Attachment:
         self._loaded, self._chain, self._where = loaded, chain, where
         self._open = True
         self.succeeded = False
+        self._guest = False
 
     @property
     def counters(self) -> dict[str, int]:
         """Packets by verdict, why those that were ABORTED were, and how many found no ring (`no_ring`)."""
         return self._loaded.counters
 
-    def replace(self, function: PacketFunction, grace: float = 0.02) -> dict[str, int]:
+    def replace(self, function: PacketFunction, grace: float = _GRACE) -> dict[str, int]:
         """Put another function in the place of this one, between two packets; return the old one's last counters.
 
         grace: seconds to wait until no packet is in the old one any more. Raises what `attach` raises; the old one
@@ -85,13 +88,39 @@ class Attachment:
                 loaded.close()
                 raise
             self._loaded, self.function = loaded, function
-            if self._chain.pinned and self._where is not None:
-                # What leads on from the new one has to stay as well.
-                pin_chain(self._chain, self._where)
+            # What leads on from the new one has to stay as well.
+            self._pin_anew()
         time.sleep(grace)
         counted = old.counters
         old.close()
         return counted
+
+    def precede(self, function: PacketFunction) -> Attachment:
+        """Put another function right before this one, between two packets, until what is returned is closed.
+
+        It may come and go while the chain is pinned, and is then pinned with it. Raises what `attach` raises.
+        """
+        with _lock:
+            if not self._open:
+                raise ValueError(f"{self.function.name} was taken off {self.interface}")
+            loaded = LoadedFunction(function, sockets=self._chain.sockets)
+            guest = Attachment(self.interface, loaded, self._chain, self._where)
+            guest._guest = True
+            try:
+                self._chain.insert(self._chain.members.index(self._loaded), loaded)
+                guest._pin_anew()
+            except BaseException:
+                if loaded in self._chain.members:
+                    self._chain.remove(loaded)
+                    time.sleep(_GRACE)
+                loaded.close()
+                raise
+        return guest
+
+    def _pin_anew(self) -> None:
+        """Give names to what leads through a pinned chain now."""
+        if self._chain.pinned and self._where is not None:
+            pin_chain(self._chain, self._where)
 
     def pin(self) -> Path:
         """Let all functions of this process on the interface stay when it ends, until `raceway detach`; return the
@@ -129,7 +158,12 @@ class Attachment:
                 return
             self._open = False
             try:
-                if self._chain.pinned:
+                if self._guest and self._chain.link.attached:
+                    needed = self._chain.remove(self._loaded)
+                    self._pin_anew()
+                    # A packet that is in it still has to find its way on, which ends with its map.
+                    time.sleep(_GRACE)
+                elif self._chain.pinned:
                     self._chain.members.remove(self._loaded)
                     needed = bool(self._chain.members)
                 elif self._chain.link.attached:

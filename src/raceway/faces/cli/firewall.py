@@ -17,6 +17,8 @@ application = typer.Typer(
 )
 FORMATS = ("raceway", "classbench", "nftables")
 _ETHERNET = 1
+_ONE_SCREEN = 60
+"""Rows of `top --once` at most."""
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of standard output.")]
 _Rules = Annotated[Path, typer.Option("-f", "--rules", metavar="RULES", help="The rules file.")]
 _Format = Annotated[
@@ -31,12 +33,20 @@ RUN_EPILOG = """[bold]Examples[/bold]
 \b
 sudo raceway firewall run eth0 -f wall.rules
 sudo raceway firewall run eth0 -f wall.rules --mode generic
+sudo raceway firewall run eth0 -f wall.rules --log wall.pcapng --log-size 10
 """
 STATUS_EPILOG = """[bold]Examples[/bold]
 
 \b
 sudo raceway firewall status eth0
 sudo raceway firewall status eth0 --json | tail -1 | jq '.rules[] | select(.packets > 0)'
+"""
+TOP_EPILOG = """[bold]Examples[/bold]
+
+\b
+sudo raceway firewall top eth0
+sudo raceway firewall top eth0 --once --interval 5
+sudo raceway firewall top eth0 --json | tail -1 | jq '.talkers[0]'
 """
 RELOAD_EPILOG = """[bold]Examples[/bold]
 
@@ -114,10 +124,11 @@ def explain(
                 print(f"{number}  {first if first >= 0 else 'no rule'}")
         _finish(json, matches=found)
         return
-    verdicts, matches = [], []
+    verdicts, matches, logs = [], [], []
     for number, one in enumerate(judged(program, packets)):
         verdicts.append(one.verdict.name)
         matches.append(one.rule)
+        logs.append(one.logged)
         if json:
             continue
         if one.rule >= 0:
@@ -127,7 +138,10 @@ def explain(
             )
         else:
             print(f"{number}  {one.verdict.name}  {one.why}")
-    _finish(json, matches=matches, verdicts=verdicts)
+        if one.logged >= 0:
+            rule = program.rule_set.rules[one.logged]
+            print(f"{' ' * len(str(number))}  logged by {rule.place}: {rule.text}")
+    _finish(json, matches=matches, verdicts=verdicts, logs=logs)
 
 
 def _packets(capture: Path | None, packet: str) -> list[tuple[bytes, int]]:
@@ -157,6 +171,18 @@ def run(
     mode: Annotated[
         str, typer.Option("--mode", help="driver or generic; the better one that can be had by default.")
     ] = "",
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", metavar="FILE.pcapng", help="Where rules that log do so.", show_default=False),
+    ] = None,
+    log_size: Annotated[
+        float,
+        typer.Option(
+            "--log-size",
+            metavar="MB",
+            help="Megabytes of the log file; then it becomes FILE.1.pcapng, and a new one begins.",
+        ),
+    ] = 100,
     json: _Json = False,
 ) -> None:
     """Put rules in force on an interface, until Ctrl-C or the end of this
@@ -164,7 +190,8 @@ def run(
     from raceway.apps.firewall.control import Control
     from raceway.apps.firewall.controller import Firewall
 
-    with Firewall(interface, _read(rules, format), mode=mode) as firewall, Control(firewall) as control:
+    made = Firewall(interface, _read(rules, format), mode=mode, log=log, log_size=int(log_size * 1e6))
+    with made as firewall, Control(firewall) as control:
         count = len(firewall.program.rule_set.rules)
         in_force = f"{count:,} rules are in force on {interface} in {firewall.attachment.mode} mode"
         if firewall.attachment.succeeded:
@@ -193,9 +220,57 @@ def status(
     from raceway.apps.firewall.control import ask
 
     found = ask(interface, do="status")
+    print(
+        f"{interface}: {found['mode']} mode, for {_clock(found['uptime'])}; {len(found['rules']):,} rules, in force "
+        f"since {_day(found['rules_since'])} ({_clock(found['rules_for'])}), {found['reloads']:,} reloads"
+    )
     _show(found)
     if json:
         _print_json(**found)
+
+
+@application.command(epilog=TOP_EPILOG)
+def top(
+    interface: Annotated[str, typer.Argument(metavar="IFACE", help="A network interface.")],
+    interval: Annotated[
+        float, typer.Option("-n", "--interval", metavar="SECONDS", help="Between two looks.", min=0.1)
+    ] = 1,
+    sort: Annotated[
+        str, typer.Option("--sort", help="Rules by rate, by packets or in order; the key s changes it.")
+    ] = "rate",
+    once: Annotated[
+        bool, typer.Option("--once", help="Look twice, print one screen, and end; so too without a terminal.")
+    ] = False,
+    json: _Json = False,
+) -> None:
+    """Watch a firewall: rates of its rules, what is dropped by name, and who
+    sends the most.
+
+    Packets are counted exactly. Who sends them, and bytes, are estimated from
+    samples, which the firewall takes only while it is watched. The keys: q ends
+    it, s sorts in another way.
+    """
+    import sys
+
+    from raceway.apps.firewall.top import SORTS
+    from raceway.apps.firewall.watching import look_twice, watch
+
+    if sort not in SORTS:
+        raise typer.BadParameter(f"{sort!r}: one of {', '.join(SORTS)} was expected", param_hint="--sort")
+    if not (once or json) and sys.stdout.isatty():
+        said = watch(interface, interval, sort)
+        if said:
+            print(said)
+        return
+    from rich.console import Console
+
+    from raceway.apps.firewall.screen import render
+
+    view = look_twice(interface, interval)
+    console = Console(highlight=False, soft_wrap=False)
+    console.print(render(view, max(console.width, 80), _ONE_SCREEN, sort, keys=False))
+    if json:
+        _print_json(**view.as_dict)
 
 
 @application.command(epilog=RELOAD_EPILOG)
@@ -240,6 +315,9 @@ def _show(status: dict[str, Any]) -> None:
     width = len(f"{status['seen']:,}")
     for one in status["rules"]:
         limited = f"  ({one['limited']:,} over the rate)" if one["limited"] else ""
+        if one["action"] == "log":
+            over = f"; {one['limited']:,} over the rate were not" if one["limited"] else ""
+            limited = f"  (logged{over})"
         print(f"{one['packets']:>{width},}  {one['text']}{limited}")
     print(f"{status['default_packets']:>{width},}  default {status['default']}")
     for why, count in status["malformed"].items():
@@ -251,6 +329,22 @@ def _show(status: dict[str, Any]) -> None:
     if status["aborted"]:
         print(f"{status['aborted']:>{width},}  aborted")
     print(f"{status['seen']:>{width},}  packets in all")
+    if log := status["log"]:
+        print(f"{log['file']}: {log['written']:,} packets logged, {log['lost']:,} lost")
+        if log["error"]:
+            print(f"nothing can be logged: {log['error']}")
+
+
+def _clock(seconds: float) -> str:
+    from datetime import timedelta
+
+    return str(timedelta(seconds=int(seconds)))
+
+
+def _day(seconds: float) -> str:
+    from datetime import datetime
+
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
 
 
 def _finish(json: bool, **values: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 from raceway.ports.pcap import formats
 
@@ -222,3 +223,23 @@ def build_interface(link_type: int, snaplen: int, *, exponent: int, name: str = 
     options = {formats.INTERFACE_NAME: name.encode()} if name else {}
     options[formats.INTERFACE_RESOLUTION] = bytes([exponent])
     return _block(formats.INTERFACE_DESCRIPTION, struct.pack("<HHI", link_type, 0, snaplen), options)
+
+
+def build_packet(interface: int, time: int, data: bytes, length: int, comment: bytes = b"") -> bytes:
+    """Return an enhanced packet block (section 4.3), little-endian. time: in the interface's units, since 1970;
+    length: of the packet on the wire."""
+    options = _comment(comment) if comment else b""
+    padding = -len(data) % 4
+    total = formats.PACKET_MINIMUM + len(data) + padding + len(options)
+    high, low = time >> 32 & 0xFFFFFFFF, time & 0xFFFFFFFF
+    head = _PACKET.pack(formats.ENHANCED_PACKET, total, interface, high, low, len(data), length)
+    return b"".join((head, data, bytes(padding), options, total.to_bytes(4, "little")))
+
+
+@lru_cache(maxsize=64)
+def _comment(text: bytes) -> bytes:
+    """Options of which a comment is the only one."""
+    return _option(formats.OPTION_COMMENT, text) + _option(formats.OPTION_END, b"")
+
+
+_PACKET = struct.Struct("<7I")

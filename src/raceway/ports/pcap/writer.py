@@ -11,7 +11,7 @@ import io
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, cast
@@ -20,7 +20,7 @@ import numpy as np
 
 from raceway.memory.structures import allocate
 from raceway.ports.pcap import formats
-from raceway.ports.pcap.blocks import build_file_header, build_interface, build_section
+from raceway.ports.pcap.blocks import build_file_header, build_interface, build_packet, build_section
 from raceway.ports.pcap.formats import CAPTURED_MAXIMUM, LINK_ETHERNET, LINK_TYPE_MASK, PACKET_MINIMUM
 from raceway.ports.pcap.records import SPARE, Writer
 
@@ -249,6 +249,41 @@ class CaptureWriter:
         return {
             name: getattr(record, name) for name in ("other_link_type", "bad_link_type", "too_long_for_ring")
         }
+
+    def add(self, packets: Iterable[tuple[bytes, int, int, bytes]]) -> None:
+        """Write packets of a pcapng file's first interface, from Python: for each its bytes, when it came (ns since
+        1970), how many bytes it had on the wire, and a comment (UTF-8, at most 10,000 bytes; b"" for none).
+
+        ValueError for a pcap file, and for what is longer than it may be. OSError if room has to be made for it;
+        `packets` says then how many were taken.
+        """
+        if self.format != "pcapng":
+            raise ValueError(f"{self.name}: packets one by one are for pcapng files")
+        record = self._record
+        divisor, snaplen, room = record.divisor, record.snaplen, record.capacity - record.used
+        pieces: list[bytes] = []
+        cut = 0
+        for data, time, length, comment in packets:
+            if len(data) > snaplen or len(comment) > _TEXT_MAXIMUM:
+                raise ValueError(
+                    f"{self.name}: {len(data):,} bytes and a comment of {len(comment):,} are too much"
+                )
+            block = build_packet(0, time // divisor, data, length, comment)
+            if len(block) > room:
+                self._take(pieces, cut)
+                pieces, cut = [], 0
+                self.flush()
+                room = record.capacity - record.used
+            room -= len(block)
+            pieces.append(block)
+            cut += length > len(data)
+        self._take(pieces, cut)
+
+    def _take(self, blocks: list[bytes], cut: int) -> None:
+        """Put blocks of packets into the window, of which so many were cut."""
+        self._append(b"".join(blocks))
+        self._record.packets += len(blocks)
+        self._record.cut += cut
 
     def service(self) -> None:
         """Do what `transmit_sync` asked for by `kring.attention`: write the window out, describe an
