@@ -85,13 +85,6 @@ def test_files_include_files_beside_them(tmp_path):
     assert len(found.files) == 3
 
 
-@pytest.mark.parametrize("rule", ["divert inspector udp"])
-def test_words_that_are_not_built_are_refused_with_their_line(rule):
-    rules = parse_rules(f"drop tcp\n{rule}")
-    with pytest.raises(raceway.RulesError, match=r"^rules:2:1: divert is not built yet"):
-        Program(rules)
-
-
 def test_a_rate_is_kept_for_each_source():
     program = Program(parse_rules("limit 2/s per src burst 2 udp"))
     fates = [

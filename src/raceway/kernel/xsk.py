@@ -234,6 +234,15 @@ class XskSocket:
         producer = int(record["fill_producer"]) - base
         memory[producer : producer + 4].view(np.uint32)[0] = len(buffers)
 
+    @property
+    def waiting(self) -> int:
+        """Descriptors in the rx ring."""
+        memory = self._maps.get("rx")
+        if memory is None:
+            return 0
+        at = int(self.record[0]["rx_producer"]) - memory.ctypes.data
+        return (int(memory[at : at + 4].view(np.uint32)[0]) - int(self.record[0]["rx_at"])) & 0xFFFFFFFF
+
     def statistics(self) -> dict[str, int]:
         """The kernel's own counters (struct xdp_statistics); of a closed socket, what they were."""
         if self.socket.fileno() < 0:

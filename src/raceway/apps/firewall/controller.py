@@ -8,10 +8,12 @@ is in it any more and added to what unchanged rules count on.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from raceway.apps.firewall.divert.diverter import Diverter, DivertStatus
 from raceway.apps.firewall.language import parse_rules, read_rules
 from raceway.apps.firewall.log import SIZE, Log, LogStatus
 from raceway.apps.firewall.outgoing import Egress
@@ -22,6 +24,7 @@ from raceway.apps.firewall.text import RulesError
 from raceway.apps.functions.attaching import Attachment, attach, interface_index
 from raceway.apps.functions.pinning import pin_beside
 from raceway.compile.classifier.walk import WRONGS
+from raceway.kernel.bpf.maps import Map
 
 _GRACE = 0.02
 """Seconds after which no packet is in a program that nothing leads to."""
@@ -50,6 +53,7 @@ class Status:
     flows: where rules ask for established ones, how many are
     `known` and `new`, how often there was no place for another known one (`full`), how many new ones gave way
     (`evicted`), how often somebody gave up (`busy`), and packets of the host that could not be looked at (`unseen`).
+    divert: what became of diverted packets, None if there are no names to divert to.
     """
 
     interface: str
@@ -69,6 +73,7 @@ class Status:
     reloads: int
     flows: dict[str, int] | None = None
     log: LogStatus | None = None
+    divert: DivertStatus | None = None
 
     @property
     def as_dict(self) -> dict[str, Any]:
@@ -88,7 +93,9 @@ class Firewall:
 
     interface: a name in the calling thread's network namespace; rules: a `RuleSet`, the Path of a rules file, or rules
     as text; mode: "driver", "generic", or "" for the better one that can be had; log: a pcapng file for what rules log,
-    which is begun anew at so many bytes (`log.Log`). Raises RulesError, and what `attach` raises; OSError for the file.
+    which is begun anew at so many bytes (`log.Log`); divert: by the name that stands in rules, who decides about packets
+    that are diverted to it: a packet function, or any callable that takes a `Packet` and answers PASS or DROP. Raises
+    RulesError, and what `attach` and `Diverter` raise; OSError for the file.
     """
 
     def __init__(
@@ -99,8 +106,10 @@ class Firewall:
         mode: str = "",
         log: str | Path | None = None,
         log_size: int = SIZE,
+        divert: Mapping[str, Callable[[Any], Any]] | None = None,
     ) -> None:
-        self.program = Program(rule_set_of(rules))
+        self.diverter = Diverter(interface, divert or {})
+        self.program = Program(rule_set_of(rules), names=self.diverter.numbers)
         self._check_log(self.program, log)
         self._base: dict[tuple[str, int], tuple[int, int]] = {}
         self._others = [0] * len(WRONGS)
@@ -113,9 +122,12 @@ class Firewall:
         # First the way out: connections that are there are known before the first packet is judged.
         self._egress = self._egress_for(self.program)
         try:
-            self.attachment: Attachment = attach(interface, self.program.function, mode=mode, succeed=True)
+            self.attachment: Attachment = attach(
+                interface, self.program.function, mode=mode, succeed=True, sockets=self._rings(self.program)
+            )
         except BaseException:
             self._close_egress()
+            self.diverter.close()
             raise
         try:
             if log is not None:
@@ -145,6 +157,10 @@ class Firewall:
                 "what is logged needs a file: run --log FILE.pcapng, or Firewall(..., log=FILE)",
             )
 
+    def _rings(self, program: Program) -> Map | None:
+        """Where the program's REDIRECT is to lead: open by now, if it needs that."""
+        return self.diverter.open() if program.diverts else None
+
     def _follow_policy(self) -> None:
         """Do what the rules want for the case that this process is killed."""
         if self.program.rule_set.on_death == "keep":
@@ -154,7 +170,7 @@ class Firewall:
 
     def reload(self, rules: RuleSet | str | Path) -> None:
         """Put other rules in force, between two packets. If they are not accepted, those in force stay: RulesError."""
-        following = Program(rule_set_of(rules), keep=self.program)
+        following = Program(rule_set_of(rules), keep=self.program, names=self.diverter.numbers)
         self._check_log(following, self._log)
         old = self.program
         egress = self._egress
@@ -165,6 +181,8 @@ class Firewall:
         except BaseException:
             if egress is not self._egress and egress is not None:
                 egress.close()
+            if not old.diverts:
+                self.diverter.close()
             raise
         if egress is not self._egress:
             self._close_egress()
@@ -172,6 +190,9 @@ class Firewall:
         self.program = following
         self._since = time.time(), time.monotonic()
         self._reloads += 1
+        self.diverter.add(final)
+        if not following.diverts:
+            self.diverter.close()
         self._follow_policy()
         if self._log is not None:
             self._log.follow(following)
@@ -192,7 +213,7 @@ class Firewall:
         if following.rule_set.on_death == "keep":
             # First what can fail.
             self.attachment.pin()
-        return self.attachment.replace(following.function, _GRACE)
+        return self.attachment.replace(following.function, _GRACE, self._rings(following))
 
     def _counted(self, program: Program) -> dict[tuple[str, int], tuple[int, int]]:
         counts, limited = program.counts.values(), program.limited.values()
@@ -232,6 +253,7 @@ class Firewall:
             self._reloads,
             self._flows(),
             self._log.status() if self._log is not None else None,
+            self.diverter.status(counters) if self.diverter.numbers else None,
         )
 
     def _flows(self) -> dict[str, int] | None:
@@ -275,6 +297,8 @@ class Firewall:
         self._close_egress()
         if self._log is not None:
             self._log.close()
+        # What has been diverted up to now is still decided about.
+        self.diverter.close()
 
     def __enter__(self) -> Firewall:
         return self

@@ -11,15 +11,16 @@ from __future__ import annotations
 import itertools
 import linecache
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from raceway.apps.firewall import sampling
+from raceway.apps.firewall.divert.marks import MARKED, numbers_of
 from raceway.apps.firewall.outgoing import noting
-from raceway.apps.firewall.rules import DROP, ESTABLISHED, LIMIT, LOG, NOT_BUILT, PASS, Rate, Rule, RuleSet
+from raceway.apps.firewall.rules import DIVERT, DROP, ESTABLISHED, LIMIT, LOG, PASS, Rate, Rule, RuleSet
 from raceway.apps.firewall.text import RulesError
 from raceway.compile.classifier.classifier import Classifier
 from raceway.compile.classifier.sets import LAST_ANSWER, QUESTIONS, Box, Ranges
@@ -30,8 +31,8 @@ from raceway.compile.pcap_filter.expression import Expression
 from raceway.compile.state import Counters, TokenBucket
 from raceway.compile.verdicts import Verdict
 
-_KINDS = (DROP, PASS, LIMIT, LOG)
-_LIMIT = 8
+_KINDS = (DROP, PASS, LIMIT, LOG, DIVERT)
+_DETAIL = 8
 _FEWEST = 64
 BUCKETS = 1 << 16
 """Sources, destinations or flows that a `limit ... per` rule keeps apart at once."""
@@ -72,8 +73,6 @@ def questions_of(rules: Sequence[Rule]) -> dict[str, int]:
         for one in rule.alternatives:
             for what, _ in sorted(one.asked):
                 made.setdefault(what, len(made))
-        for word in {rule.action, *made} & NOT_BUILT:
-            raise RulesError(rule.place, f"{word} is not built yet")
         if len(made) > QUESTIONS:
             raise RulesError(
                 rule.place,
@@ -86,15 +85,19 @@ def questions_of(rules: Sequence[Rule]) -> dict[str, int]:
 class Program:
     """A rule set as a packet function.
 
-    function: the packet function; counts: packets that each rule decided about, or logged; limited: that were dropped,
-    or not logged, because a rule's rate was exceeded; samples: the ring of what is logged, None if nothing is; others:
-    by what was wrong with them (`walk.WRONGS`), at 0 those that no rule matched.
-    keep: a program whose limits go on in rules that are the same here. Raises RulesError, TooComplexError.
+    function: the packet function; diverts: whether a rule diverts; counts: packets that each rule decided about, or
+    logged; limited: that were dropped, or not logged, because a rule's rate was exceeded; samples: the ring of what is
+    logged, None if nothing is; others: by what was wrong with them (`walk.WRONGS`), at 0 those that no rule matched.
+    keep: a program whose limits go on in rules that are the same here; names: those that rules may divert to, and the
+    number of each (None: any). Raises RulesError, TooComplexError.
     """
 
-    def __init__(self, rule_set: RuleSet, keep: Program | None = None) -> None:
+    def __init__(
+        self, rule_set: RuleSet, keep: Program | None = None, names: Mapping[str, int] | None = None
+    ) -> None:
         self.rule_set = rule_set
         rules = rule_set.rules
+        self.diverts = any(rule.action == DIVERT for rule in rules)
         questions = questions_of(rules)
         self.classifier = Classifier(
             [() if rule.action == LOG else _boxes(rule, questions) for rule in rules]
@@ -112,10 +115,11 @@ class Program:
         self.limited = Counters(size)
         self.others = Counters(len(WRONGS))
         self.meanings = Counters(size)
+        diverted = numbers_of(rules, names)
         limits = [number for number, rule in enumerate(rules) if rule.rate is not None]
         for number, rule in enumerate(rules):
-            limit = 1 + limits.index(number) if rule.rate is not None else 0
-            self.meanings[number] = _KINDS.index(rule.action) | limit << _LIMIT
+            detail = 1 + limits.index(number) if rule.rate is not None else diverted.get(rule.port, 0)
+            self.meanings[number] = _KINDS.index(rule.action) | detail << _DETAIL
         before: dict[str, TokenBucket] = (
             dict(zip(keep.limited_rules, keep.buckets, strict=True)) if keep else {}
         )
@@ -249,7 +253,7 @@ def _noting(logging: list[Rule]) -> list[str]:
     lines = ["def note(packet, rule):"]
     if any(rule.rate is not None for rule in logging):
         lines += [
-            f"    if not may_log(packet, MEANINGS[rule] >> {_LIMIT}):",
+            f"    if not may_log(packet, MEANINGS[rule] >> {_DETAIL}):",
             "        LIMITED.add(rule)",
             "        return 0",
         ]
@@ -262,8 +266,10 @@ def _deciding(rule_set: RuleSet) -> list[str]:
     lines = ["meaning = MEANINGS[rule]", "kind = meaning & 0xFF"]
     if LIMIT in kinds:
         lines += [
-            f"if kind == {_KINDS.index(LIMIT)} and not within(packet, meaning >> {_LIMIT}):",
+            f"if kind == {_KINDS.index(LIMIT)} and not within(packet, meaning >> {_DETAIL}):",
             "    LIMITED.add(rule)",
             "    return DROP",
         ]
+    if DIVERT in kinds:
+        lines += [f"if kind == {_KINDS.index(DIVERT)}:", *(f"    {line}" for line in MARKED)]
     return [*lines, "COUNTS.add(rule)", f"if kind == {_KINDS.index(DROP)}:", "    return DROP", "return PASS"]

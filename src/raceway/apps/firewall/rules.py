@@ -10,8 +10,6 @@ from raceway.apps.firewall.text import Place
 
 DROP, PASS, LOG, LIMIT, DIVERT = "drop", "pass", "log", "limit", "divert"
 ACTIONS = (DROP, PASS, LOG, LIMIT, DIVERT)
-NOT_BUILT = frozenset((DIVERT,))
-"""Words that are read and checked, and that no program can be made of yet."""
 ESTABLISHED = "established"
 FLOWS = 1 << 20
 """Flows that are known at once, if nothing else is said."""

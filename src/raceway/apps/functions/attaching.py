@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from raceway.apps.functions.pinning import pin_chain, pin_path, unpin
 from raceway.errors import NoSuchInterfaceError, PortBusyError
 from raceway.kernel.bpf.links import Link, attach_xdp
+from raceway.kernel.bpf.maps import Map
 from raceway.kernel.bpf.programs import Program
 from raceway.kernel.functions.chain import Chain
 from raceway.kernel.functions.loading import LoadedFunction
@@ -71,17 +72,20 @@ class Attachment:
         """Packets by verdict, why those that were ABORTED were, and how many found no ring (`no_ring`)."""
         return self._loaded.counters
 
-    def replace(self, function: PacketFunction, grace: float = _GRACE) -> dict[str, int]:
+    def replace(
+        self, function: PacketFunction, grace: float = _GRACE, sockets: Map | None = None
+    ) -> dict[str, int]:
         """Put another function in the place of this one, between two packets; return the old one's last counters.
 
-        grace: seconds to wait until no packet is in the old one any more. Raises what `attach` raises; the old one
+        grace: seconds to wait until no packet is in the old one any more; sockets: where REDIRECT leads to from the
+        new one, if not to where the chain leads. Raises what `attach` raises; the old one
         stays in its place then.
         """
         with _lock:
             if not self._open:
                 raise ValueError(f"{self.function.name} was taken off {self.interface}")
             old = self._loaded
-            loaded = LoadedFunction(function, sockets=self._chain.sockets)
+            loaded = LoadedFunction(function, sockets=sockets or self._chain.sockets)
             try:
                 self._chain.replace(old, loaded)
             except BaseException:
@@ -195,6 +199,7 @@ def attach(
     mode: str = "",
     position: int | None = None,
     succeed: bool = False,
+    sockets: Map | None = None,
 ) -> Attachment:
     """Let a packet function decide about every packet that comes in at an interface, in the kernel.
 
@@ -202,7 +207,8 @@ def attach(
     rings then get what the function answers REDIRECT for, and no longer everything. mode: "driver", "generic", or ""
     for the better one that can be had (`Attachment.mode` says which). position: where in the chain of this process's
     functions on the interface, 0 is first; the end by default. succeed: take the place of a pinned firewall whose
-    process has ended (`Attachment.succeeded`), and stay pinned.
+    process has ended (`Attachment.succeeded`), and stay pinned. sockets: for an interface's name, where REDIRECT leads
+    to (a map of AF_XDP sockets by queue).
 
     Raises PacketFunctionError or VerifierError for the function; NoSuchInterfaceError; PortBusyError, naming it, if
     somebody else's XDP program is there; PermissionNeededError; OSError; ValueError.
@@ -212,11 +218,16 @@ def attach(
     with _lock:
         if not isinstance(where, str):
             return _attach_to_port(where, function, position)
-        return _attach_to_interface(where, function, mode, position, succeed)
+        return _attach_to_interface(where, function, mode, position, succeed, sockets)
 
 
 def _attach_to_interface(
-    name: str, function: PacketFunction, mode: str, position: int | None, succeed: bool
+    name: str,
+    function: PacketFunction,
+    mode: str,
+    position: int | None,
+    succeed: bool,
+    sockets: Map | None,
 ) -> Attachment:
     index = interface_index(name)
     key = (network_namespace(), index)
@@ -234,7 +245,7 @@ def _attach_to_interface(
             name, f"its functions are pinned at {pin_path(key)}; raceway detach {name} takes them off"
         )
     at = _position(position, len(chain.members) if chain else 0)
-    loaded = LoadedFunction(function)
+    loaded = LoadedFunction(function, sockets=sockets)
     left = False
     try:
         if chain is None:

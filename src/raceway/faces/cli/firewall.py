@@ -34,6 +34,7 @@ RUN_EPILOG = """[bold]Examples[/bold]
 sudo raceway firewall run eth0 -f wall.rules
 sudo raceway firewall run eth0 -f wall.rules --mode generic
 sudo raceway firewall run eth0 -f wall.rules --log wall.pcapng --log-size 10
+sudo raceway firewall run eth0 -f wall.rules --divert inspector=inspect.py:look
 """
 STATUS_EPILOG = """[bold]Examples[/bold]
 
@@ -112,6 +113,7 @@ def explain(
     """Say for each packet of a capture which rule decides about it, and how."""
     from raceway.apps.firewall.judging import judged, matched
     from raceway.apps.firewall.program import Program
+    from raceway.compile.verdicts import REDIRECT
 
     if (capture is None) == (not packet):
         raise typer.BadParameter("a capture or --packet was expected, and not both")
@@ -126,15 +128,17 @@ def explain(
         return
     verdicts, matches, logs = [], [], []
     for number, one in enumerate(judged(program, packets)):
-        verdicts.append(one.verdict.name)
+        rule = program.rule_set.rules[one.rule] if one.rule >= 0 else None
+        diverted = rule is not None and one.verdict == REDIRECT
+        verdicts.append("DIVERT" if diverted else one.verdict.name)
         matches.append(one.rule)
         logs.append(one.logged)
         if json:
             continue
-        if one.rule >= 0:
-            rule = program.rule_set.rules[one.rule]
+        if rule is not None:
+            verdict = f"DIVERT to {rule.port}" if diverted else one.verdict.name
             print(
-                f"{number}  {one.verdict.name}  {rule.place}: {rule.text}{'' if one.why == 'rule' else f' ({one.why})'}"
+                f"{number}  {verdict}  {rule.place}: {rule.text}{'' if one.why == 'rule' else f' ({one.why})'}"
             )
         else:
             print(f"{number}  {one.verdict.name}  {one.why}")
@@ -183,6 +187,14 @@ def run(
             help="Megabytes of the log file; then it becomes FILE.1.pcapng, and a new one begins.",
         ),
     ] = 100,
+    divert: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--divert",
+            metavar="NAME=FILE.py:FUNCTION",
+            help="Who decides about packets that rules divert to a name. May be said several times.",
+        ),
+    ] = None,
     json: _Json = False,
 ) -> None:
     """Put rules in force on an interface, until Ctrl-C or the end of this
@@ -190,7 +202,10 @@ def run(
     from raceway.apps.firewall.control import Control
     from raceway.apps.firewall.controller import Firewall
 
-    made = Firewall(interface, _read(rules, format), mode=mode, log=log, log_size=int(log_size * 1e6))
+    functions = _functions(divert or [])
+    made = Firewall(
+        interface, _read(rules, format), mode=mode, log=log, log_size=int(log_size * 1e6), divert=functions
+    )
     with made as firewall, Control(firewall) as control:
         count = len(firewall.program.rule_set.rules)
         in_force = f"{count:,} rules are in force on {interface} in {firewall.attachment.mode} mode"
@@ -202,6 +217,8 @@ def run(
                 happened = control.step(0.5)
                 if happened:
                     print(happened, flush=True)
+                if firewall.diverter.failure is not None:
+                    raise firewall.diverter.failure
             print(f"the rules were taken off {interface}")
         except KeyboardInterrupt:
             pass
@@ -209,6 +226,21 @@ def run(
     _show(status.as_dict)
     if json:
         _print_json(**status.as_dict)
+
+
+def _functions(divert: list[str]) -> dict[str, Any]:
+    """Names and functions, from NAME=FILE.py:FUNCTION."""
+    from raceway.faces.cli.loading import load_callable
+
+    made: dict[str, Any] = {}
+    for one in divert:
+        name, _, where = one.partition("=")
+        if not name or not where:
+            raise typer.BadParameter(f"{one!r}: NAME=FILE.py:FUNCTION was expected", param_hint="--divert")
+        if name in made:
+            raise typer.BadParameter(f"{name!r} was said before", param_hint="--divert")
+        made[name] = load_callable(where)
+    return made
 
 
 @application.command(epilog=STATUS_EPILOG)
@@ -333,6 +365,8 @@ def _show(status: dict[str, Any]) -> None:
         print(f"{log['file']}: {log['written']:,} packets logged, {log['lost']:,} lost")
         if log["error"]:
             print(f"nothing can be logged: {log['error']}")
+    if status.get("divert"):
+        _show_divert(status["divert"])
 
 
 def _clock(seconds: float) -> str:
@@ -345,6 +379,24 @@ def _day(seconds: float) -> str:
     from datetime import datetime
 
     return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
+
+
+def _show_divert(divert: dict[str, Any]) -> None:
+    lost = sum(divert["lost"].values()) + divert["foreign"]
+    print(
+        f"diverted {divert['diverted']:,}: {divert['reinjected']:,} reinjected, {lost:,} lost, "
+        f"{divert['queued']:,} under way"
+    )
+    for name, one in divert["names"].items():
+        print(
+            f"  {name}: {one['passed']:,} passed, {one['dropped']:,} dropped, {one['failed']:,} failed, "
+            f"{one['too_long']:,} too long"
+        )
+        if one["failure"]:
+            print(f"    its first failure: {one['failure']}")
+    for name, count in {**divert["lost"], "foreign": divert["foreign"]}.items():
+        if count:
+            print(f"  lost, {name}: {count:,}")
 
 
 def _finish(json: bool, **values: Any) -> None:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raceway.compile.function import PacketFunction
 
 
 def load_function(where: str) -> PacketFunction:
-    """Import the file and return its packet function; a plain function is made one.
-
-    Raises ValueError that says what is missing, PacketFunctionError for a function that cannot be compiled, and
-    whatever the file itself raises.
-    """
+    """Import the file and return its packet function; a plain function is made one. Raises as `load_callable` does,
+    and PacketFunctionError for a function that cannot be compiled."""
     from raceway.compile.function import PacketFunction, packet_function
+
+    found = load_callable(where)
+    return found if isinstance(found, PacketFunction) else packet_function(found)
+
+
+def load_callable(where: str) -> Callable[[Any], Any]:
+    """Import the file and return its packet function, or whatever else can be called by that name.
+
+    Raises ValueError that says what is missing, and whatever the file itself raises.
+    """
+    from raceway.compile.function import PacketFunction
 
     file, colon, name = where.rpartition(":")
     if not colon or not name.isidentifier():
@@ -32,11 +41,9 @@ def load_function(where: str) -> PacketFunction:
         functions = [key for key, value in vars(module).items() if isinstance(value, PacketFunction)]
         hint = f"; packet functions in it: {', '.join(functions)}" if functions else ""
         raise ValueError(f"{where}: {file} has no function {name!r}{hint}")
-    if isinstance(found, PacketFunction):
-        return found
     if not callable(found):
         raise ValueError(f"{where}: {name} is {type(found).__name__}, expected a function")
-    return packet_function(found)
+    return found  # type: ignore[no-any-return]
 
 
 _imported: dict[tuple[Path, int, int], ModuleType] = {}

@@ -202,6 +202,11 @@ class HostPort(TapPort):
         return found
 
     @property
+    def waiting(self) -> int:
+        """Packets that were handed over as live frames and have not gone yet."""
+        return sum(live.waiting for live in self._lives)
+
+    @property
     def transmits_by(self) -> str:
         """How packets go to the host at this moment: "live" if those of any ring do, or "tap"."""
         return "live" if any(live.running or live.record[0]["insist"] for live in self._lives) else "tap"

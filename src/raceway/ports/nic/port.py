@@ -45,13 +45,15 @@ NEEDED = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF")
 class NicOptions:
     """What `@xdp:` says. mode: one of MODES, "" for the best there is; transmit: "live", "socket", or "" for whatever
         wins; busy_poll: microseconds to drive the device from the port's own syncs, 0: not; queue: only this one;
-    receive: "memory", "socket", or "" for the socket."""
+    receive: "memory", "socket", or "" for the socket; apart: no program, and checksums that the sender left open stay
+        so: somebody else's program leads to the port's rings by `NicPort.rings_map`."""
 
     mode: str = ""
     transmit: str = ""
     busy_poll: int = 0
     queue: int | None = None
     receive: str = ""
+    apart: bool = False
 
 
 class NicPort(Port):
@@ -164,6 +166,8 @@ class NicPort(Port):
             return
         there = max(self.interface.receive_queues, 1)
         self._map = Map(MapKind.XSKMAP, value_size=4, entries=there, name="raceway_sockets")
+        if self.options.apart:
+            return
         wanted = self.options.mode
         for how in ("driver", "generic"):
             if (wanted == "generic" and how == "driver") or (
@@ -314,7 +318,7 @@ class NicPort(Port):
             queue, record = socket.queue, socket.record
             record["longest"] = _longest(self.interface.mtu)
             # Only what never was on a wire comes with unfinished checksums.
-            record["finish"] = int(self.mode != "zero-copy")
+            record["finish"] = int(self.mode != "zero-copy" and not self.options.apart)
             if self._live is not None and tx == 0:
                 # One array, one producer: the other rings may have threads of their own.
                 record["live"] = self._live.address
@@ -345,6 +349,19 @@ class NicPort(Port):
             self._frames.take(queue)
 
     # -- while it is open ----------------------------------------------------------------------------------
+
+    @property
+    def rings_map(self) -> Map:
+        """By queue, where a program's REDIRECT finds the receive rings."""
+        if self._map is None:
+            raise ValueError(f"{self.name} has no receive rings that a program could lead to")
+        return self._map
+
+    @property
+    def unread(self) -> int:
+        """Packets that have come and were not given back yet; of one in several buffers each counts."""
+        found = sum(ring.space for ring in self.rx)
+        return found + sum(socket.waiting for socket in self.sockets if socket.receives)
 
     def service(self) -> None:
         """Look after the interface; push on what the kernel had no room for."""
