@@ -17,12 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from raceway.apps.firewall.divert.inspector import Inspector, packet_at, put_back
+from raceway.apps.firewall.divert.inspector import Inspector, joined, put_back
 from raceway.apps.firewall.divert.loop import ATTENTION, DONE, ERROR, PYTHON_ASKED, divert
 from raceway.apps.firewall.divert.records import ASKED, NAMED, NAMES, Diverted, Judged
 from raceway.apps.firewall.divert.rings import DivertRings
+from raceway.compile.packet import in_buffer
+from raceway.compile.verdicts import ABORTED
 from raceway.errors import InterfaceError
 from raceway.kernel.bpf.maps import Map
+from raceway.memory.layout import MORE_FRAGMENTS
 from raceway.memory.structures import allocate
 from raceway.ports.host.sync import host_sync
 from raceway.ports.nic.sync import nic_sync
@@ -123,14 +126,33 @@ class DivertLoop:
         ring, judged = self.source.rx[number], self._judged[number]
         # A chunk's first packet may have more slots than a chunk.
         count = min(int(judged["count"]), len(judged["verdicts"]))
-        verdicts, numbers = judged["verdicts"], judged["numbers"]
-        now, port = time.time_ns(), int(self.state["link"][0])
-        for at in np.flatnonzero(verdicts[:count] == ASKED).tolist():
-            if numbers[at] >= len(self.inspectors):
+        verdicts = judged["verdicts"]
+        waiting = np.flatnonzero(
+            (verdicts[:count] == ASKED) & (judged["numbers"][:count] < len(self.inspectors))
+        )
+        found = ring.slots[(ring.head + waiting) % ring.size]
+        # Numbers of Python's: what lies in numpy's records costs more to look at than all the rest.
+        rows = zip(
+            waiting.tolist(), judged["numbers"][waiting].tolist(), found["buffer"].tolist(),
+            found["offset"].tolist(), found["length"].tolist(), found["flags"].tolist(), strict=True,
+        )  # fmt: skip
+        given = {"time": time.time_ns(), "port": int(self.state["link"][0]), "ring": ring.number}
+        buffer_of, inspectors, first, size = self.source.region.buffer, self.inspectors, ring.head, ring.size
+        for at, name, buffer, offset, length, flags in rows:
+            if flags & MORE_FRAGMENTS:
+                verdicts[at] = self._ask_about_chain(inspectors[name], ring, (first + at) % size, given)
                 continue
-            packet, slots = packet_at(ring, (ring.head + at) % ring.size, time=now, port=port)
-            verdict = self.inspectors[numbers[at]].decide(packet)
-            verdicts[at] = verdict if put_back(ring, packet, slots) else 0
+            packet = in_buffer(buffer_of(buffer), offset, length, **given)
+            verdicts[at] = inspectors[name].decide(packet)
+            if packet._begin != offset or len(packet) != length:
+                slot = ring.slots[(first + at) % size]
+                slot["offset"], slot["length"] = packet._begin, len(packet)
+
+    @staticmethod
+    def _ask_about_chain(one: Inspector, ring: Any, index: int, given: dict[str, int]) -> int:
+        packet, slots = joined(ring, index, given)
+        verdict = one.decide(packet)
+        return verdict if put_back(ring, packet, slots) else int(ABORTED)
 
 
 class Diverter:

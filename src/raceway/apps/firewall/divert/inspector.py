@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from raceway.compile.function import REASONS, PacketFunction
-from raceway.compile.packet import Packet, in_buffer
-from raceway.compile.verdicts import DROP, PASS
+from raceway.compile.packet import Packet
+from raceway.compile.verdicts import ABORTED, DROP, PASS
 from raceway.memory.layout import MORE_FRAGMENTS, Batch
 from raceway.memory.structures import allocate
 
-ABORTED_BYTE = 0
 _PACKAGE = str(Path(__file__).resolve().parents[3])
 _log = logging.getLogger("raceway.firewall")
 
@@ -57,12 +56,14 @@ class Inspector:
             verdict = self.function(packet)
         except Exception as error:
             self._fail(f"{_place(error)}: {type(error).__name__}: {error}")
-            return ABORTED_BYTE
+            return int(ABORTED)
         # True is 1, and so is DROP: who answers True surely does not mean that.
+        if verdict is PASS or verdict is DROP:
+            return int(verdict)
         if isinstance(verdict, int) and not isinstance(verdict, bool) and verdict in (DROP, PASS):
             return int(verdict)
         self._fail(f"{_home(self.function)}: it answered {verdict!r}: PASS or DROP was expected")
-        return ABORTED_BYTE
+        return int(ABORTED)
 
     def _fail(self, what: str) -> None:
         if not self.first_failure:
@@ -94,26 +95,17 @@ def _home(function: Any) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else repr(function)
 
 
-def packet_at(ring: Any, index: int, *, time: int, port: int) -> tuple[Packet, list[int]]:
-    """The packet that starts in a receive ring's slot, and its slots. One in several slots is joined, in a copy."""
+def joined(ring: Any, index: int, given: dict[str, int]) -> tuple[Packet, list[int]]:
+    """The packet in several slots of a receive ring that starts in one, as a copy in one piece; and its slots. given:
+    what is known of it besides."""
     slots = [index]
     while ring.slots["flags"][slots[-1]] & MORE_FRAGMENTS and len(slots) < ring.size - 1:
         slots.append(ring.next(slots[-1]))
-    if len(slots) == 1:
-        slot = ring.slots[index]
-        offset, length = int(slot["offset"]), int(slot["length"])
-        packet = in_buffer(ring.buffer(index), offset, length, time=time, port=port, ring=ring.number)
-        return packet, slots
-    whole = bytearray(b"".join(ring.packet(one) for one in slots))
-    return Packet(whole, time=time, port=port, ring=ring.number), slots
+    return Packet(bytearray(b"".join(ring.packet(one) for one in slots)), **given), slots
 
 
 def put_back(ring: Any, packet: Packet, slots: list[int]) -> bool:
-    """Say where the packet is now; False if one in several slots has become longer than these have room for."""
-    if len(slots) == 1:
-        slot = ring.slots[slots[0]]
-        slot["offset"], slot["length"] = packet._begin, len(packet)
-        return True
+    """Put a joined packet back into its slots; False if it has become longer than these have room for."""
     data, size = bytes(packet), ring.port.region.buffer_size
     starts = [int(ring.slots["offset"][one]) for one in slots]
     if len(data) > sum(size - start for start in starts):
