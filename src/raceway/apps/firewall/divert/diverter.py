@@ -137,12 +137,15 @@ class DivertLoop:
             found["offset"].tolist(), found["length"].tolist(), found["flags"].tolist(), strict=True,
         )  # fmt: skip
         given = {"time": time.time_ns(), "port": int(self.state["link"][0]), "ring": ring.number}
-        buffer_of, inspectors, first, size = self.source.region.buffer, self.inspectors, ring.head, ring.size
+        region, inspectors, first, size = self.source.region, self.inspectors, ring.head, ring.size
+        memory, start, room = memoryview(region.memory), region.buffers_offset, region.buffer_size  # type: ignore[arg-type]
         for at, name, buffer, offset, length, flags in rows:
             if flags & MORE_FRAGMENTS:
                 verdicts[at] = self._ask_about_chain(inspectors[name], ring, (first + at) % size, given)
                 continue
-            packet = in_buffer(buffer_of(buffer), offset, length, **given)
+            # A sync has seen that there is such a buffer.
+            place = start + buffer * room
+            packet = in_buffer(memory[place : place + room], offset, length, **given)
             verdicts[at] = inspectors[name].decide(packet)
             if packet._begin != offset or len(packet) != length:
                 slot = ring.slots[(first + at) % size]
