@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from bench import firewall, kernel_filters, wires
+from bench import divert, firewall, kernel_filters, wires
 from bench.peers import Measurement, PeerUnavailable
 from bench.peers.af_xdp import dpdk_echo, dpdk_forward, dpdk_receive, dpdk_transmit
 from bench.peers.kernel_paths import linux_bridge, packet_send, tap_write, udp_ping_pong
 from bench.row import Measure, Row, contest
 
 GROUP = "nic"
+_NFQUEUE = "nfqueue, NetfilterQueue of PyPI"
 _ENOUGH = 1.02
 """A source that offers less than this times what a receiver takes may be what bounds it."""
 
@@ -113,6 +114,20 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
                   [_row(f"firewall: 10,000 rules in the kernel, {name}", "nft, netdev ingress", 10)])],
             )
             for name in ("acl1_10k", "fw1_10k")
+        ),
+        (
+            partial(divert.diverted, divert.native, seconds),
+            [(partial(divert.nfqueue, seconds),
+              [_row("firewall: divert to a packet function and reinject", _NFQUEUE, 20)])],
+        ),
+        (
+            partial(divert.diverted, divert.plain, seconds),
+            [(partial(divert.nfqueue, seconds),
+              [_row("firewall: divert to plain Python and reinject", _NFQUEUE, None)])],
+        ),
+        (
+            partial(divert.stack, seconds),
+            [(partial(divert.nfqueue, seconds), [_row("the host's stack, nobody looking", _NFQUEUE, None)])],
         ),
         (
             partial(wires.inject, seconds),

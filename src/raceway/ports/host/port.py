@@ -202,6 +202,11 @@ class HostPort(TapPort):
         return found
 
     @property
+    def live(self) -> int:
+        """The address of the LIVE record of the first transmit ring; 0 if it has no live frames."""
+        return self._lives[0].address if self._lives else 0
+
+    @property
     def waiting(self) -> int:
         """Packets that were handed over as live frames and have not gone yet."""
         return sum(live.waiting for live in self._lives)

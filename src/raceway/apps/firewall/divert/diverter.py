@@ -66,7 +66,7 @@ class DivertStatus:
 class DivertLoop:
     """The loop from a port's receive rings to another's transmit rings, in whichever thread calls `step`.
 
-    functions: by name, packet functions or other callables; a name's number is its place. link: the interface's index.
+    functions: by name, packet functions or other callables; a name's number is its place.
     """
 
     def __init__(self, functions: Mapping[str, Callable[[Any], Any]]) -> None:
@@ -84,13 +84,15 @@ class DivertLoop:
         self.source: Port | None = None
         self.target: Port | None = None
 
-    def connect(self, source: Port, target: Port, link: int = 0) -> None:
-        """Take packets from a port's receive rings, and hand on to another's first transmit ring."""
+    def connect(self, source: Port, target: Port, link: int = 0, live: int = 0) -> None:
+        """Take packets from a port's receive rings, and hand on to another's transmit rings. link: the interface's
+        number; live: where the target's way for streams, if it has one, is asked for (a LIVE record)."""
         self.source, self.target = source, target
         self._judged = allocate(Judged, len(source.rx))
         state = self.state
         state["source"], state["target"] = source.state.ctypes.data, target.state.ctypes.data
-        state["judged"], state["link"], state["ending"] = self._judged.ctypes.data, link, 0
+        state["judged"], state["ending"] = self._judged.ctypes.data, 0
+        state["link"], state["live"] = link, live
 
     def step(self, nanoseconds: int = SLICE) -> bool:
         """Work for one slice; False when it was told to end (`ending`), or nothing more can come, and all is done."""
@@ -189,7 +191,8 @@ class Diverter:
             for one in (divert, nic_sync, host_sync):
                 one.prepare()
             rings = DivertRings(self.interface)
-            self.loop.connect(rings.source, rings.target, rings.source.interface.index)
+            link = rings.source.interface.index
+            self.loop.connect(rings.source, rings.target, link, rings.target.live)
             self._rings, self.failure = rings, None
             self._stop.clear()
             self._thread = threading.Thread(target=self._run, name="raceway divert", daemon=True)

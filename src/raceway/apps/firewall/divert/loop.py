@@ -24,6 +24,7 @@ from raceway.apps.firewall.divert.records import (
     Named,
 )
 from raceway.apps.forwarder.move import move_packet, slots_needed
+from raceway.kernel.live import Live
 from raceway.memory.access import call_batch, load_u8, load_u32, store_8
 from raceway.memory.jit import entry, inner
 from raceway.memory.layout import KRING_SIZE, MORE_FRAGMENTS, SLOT_SIZE, Batch, Kring, PortState, Ring, Slot
@@ -42,6 +43,7 @@ from raceway.memory.waiting import (
     idle,
     sleep,
 )
+from raceway.ports.live import live_start
 from raceway.ports.nic.finish import finish_arrivals
 from raceway.ports.sync import sync
 
@@ -188,6 +190,14 @@ def _move(state: Diverted, judged: Judged, source: Kring, target: Kring, tail: i
 
 
 @inner
+def _hurry(live: int, now: int) -> None:
+    """Packets come faster than they go: let them go as live frames, if that was not found to be no better. The port
+    itself judges by how many go; where processors are short, even a stream is a trickle there."""
+    if now >= Live(live).not_before:
+        live_start(live)
+
+
+@inner
 def _round(state: Diverted) -> int:
     """Every receive ring once; how many packets left them, or -1 for a ring that was spoilt."""
     source = PortState(state.source)
@@ -209,6 +219,8 @@ def _round(state: Diverted) -> int:
         if judged.index >= judged.count and _judge(state, judged, incoming, number, first, incoming.tail) > 0:
             state.asked = number + 1
             return moved
+        if state.live != 0 and distance(first, incoming.tail, incoming.slot_count) > incoming.slot_count // 2:
+            _hurry(state.live, state.now)
         gone = _move(state, judged, incoming, outgoing, incoming.tail)
         if gone != 0:
             moved += gone

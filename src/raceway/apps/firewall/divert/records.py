@@ -22,9 +22,10 @@ DIVERTED = lines(
     [("source", "<i8"), ("target", "<i8"), ("names", "<i8"), ("count", "<i8"), ("judged", "<i8"),
      ("slice", "<i8"), ("descriptors", "<i8"), ("descriptor_count", "<i8")],
     # asked: the ring, counted from 1, with packets that Python is to decide about; foreign: packets without a mark;
-    # ending: return as soon as there is nothing left; link: the interface's number.
+    # ending: return as soon as there is nothing left; link: the interface's number; live: address of the LIVE record
+    # of the target's first ring, 0 if it has none.
     [("asked", "<i8"), ("blocked", "<i8"), ("foreign", "<i8"), ("ending", "<i8"), ("sleeps", "<i8"),
-     ("link", "<i8"), ("batches", "<i8")],
+     ("link", "<i8"), ("batches", "<i8"), ("live", "<i8")],
     [("seconds", "<i8"), ("nanoseconds", "<i8"), ("now", "<i8")],
 )  # fmt: skip
 """The last line is room for a clock."""
