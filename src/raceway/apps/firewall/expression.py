@@ -73,13 +73,10 @@ class _Reader:
         self.depth = 0
 
     def _split(self) -> list[_Token]:
-        made, position = [], 0
-        while self.text[position:].strip():
-            found = _TOKEN.match(self.text, position)
-            assert found is not None
-            group = 1 if found[1] else 2
+        made = []
+        for found in _TOKEN.finditer(self.text):
+            group = found.lastindex or 0
             made.append(_Token(found[group], found.start(group)))
-            position = found.end()
         return made
 
     def refuse(self, reason: str, token: _Token | None = None) -> RulesError:

@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raceway.apps.firewall.expression import Named, read
+from raceway.apps.firewall.conditions import Conditions
+from raceway.apps.firewall.expression import Named
 from raceway.apps.firewall.lists import load_prefixes
-from raceway.apps.firewall.matching import TooManyError
 from raceway.apps.firewall.rules import (
     ACTIONS,
     DIVERT,
@@ -44,6 +44,7 @@ from raceway.compile.classifier.sets import LAST_PORT, Addresses, Ranges
 
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
 _WORD = re.compile(r'\s*("[^"]*"|\S+)')
+_SPACE = re.compile(r"\s*")
 _RATE = re.compile(r"(\d+)([kM]?)/(s|m|h|second|minute|hour)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _MOST_TOKENS = 4_000_000_000
@@ -61,6 +62,10 @@ class _Reading:
     flows: int = FLOWS
     files: list[str] = field(default_factory=list)
     opened: list[Path] = field(default_factory=list)
+    conditions: Conditions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.conditions = Conditions(self.names)
 
 
 def read_rules(path: str | Path) -> RuleSet:
@@ -123,6 +128,10 @@ def _statements(text: str, name: str, folder: Path, reading: _Reading) -> None:
 def _lines(text: str, name: str) -> Iterator[Place]:
     """Lines that say something, without their comments."""
     for number, line in enumerate(text.splitlines(), 1):
+        if '"' not in line and "#" not in line:
+            if not line.isspace() and line:
+                yield Place(name, number, line.rstrip())
+            continue
         quoted = False
         end = len(line)
         for index, letter in enumerate(line):
@@ -163,7 +172,7 @@ class _Words:
 
     def rest(self) -> tuple[str, Place]:
         """What is left, and where it begins."""
-        found = re.compile(r"\s*").match(self.place.text, self.at)
+        found = _SPACE.match(self.place.text, self.at)
         assert found is not None
         return self.place.text[found.end() :], self.place.at(found.end() + 1)
 
@@ -310,14 +319,11 @@ def _rule(action: str, words: _Words, reading: _Reading) -> None:
     text, place = words.rest()
     if not text:
         raise words.refuse("an expression was expected; write any to match everything")
-    rule = Rule(action, words.place.text.strip(), words.place, read(text, place, reading.names), rate, port)
-    try:
-        alternatives = rule.alternatives
-    except TooManyError as error:
-        raise RulesError(place, str(error)) from None
+    tree, alternatives = reading.conditions.read(text, place)
     if not alternatives:
         raise RulesError(place, "this can match no packet: its parts contradict each other")
-    reading.rules.append(rule)
+    rule = Rule(action, words.place.text.strip(), words.place, tree, rate, port)
+    reading.rules.append(rule.known_as(alternatives))
 
 
 def _rate(words: _Words, *, required: bool) -> Rate:

@@ -119,7 +119,7 @@ def _alternatives(tree: Tree, *, wanted: bool) -> list[Alternative]:
         return [Alternative(Box(), frozenset([(tree.what, wanted)]))]
     # De Morgan: not all is either not.
     if isinstance(tree, All) is wanted:
-        return _product([_alternatives(part, wanted=wanted) for part in tree.parts])
+        return product([_alternatives(part, wanted=wanted) for part in tree.parts])
     made = [one for part in tree.parts for one in _alternatives(part, wanted=wanted)]
     return _joined(made)
 
@@ -127,16 +127,21 @@ def _alternatives(tree: Tree, *, wanted: bool) -> list[Alternative]:
 _ANYTHING = Alternative(Box())
 
 
-def _product(parts: Sequence[list[Alternative]]) -> list[Alternative]:
-    made = [Alternative(Box())]
+def product(parts: Sequence[list[Alternative]]) -> list[Alternative]:
+    """The alternatives of all of some parts together, whose own these are. Raises TooManyError."""
+    made = [_ANYTHING]
     for part in parts:
-        if part == [_ANYTHING]:
+        if len(part) == 1 and part[0] is _ANYTHING:
             continue
         following = []
         for left in made:
             for right in part:
+                if left is _ANYTHING:
+                    # A part has no box that is empty, and none that contradicts itself.
+                    following.append(right)
+                    continue
                 asked = left.asked | right.asked
-                contradicts = any((what, not answer) in asked for what, answer in asked)
+                contradicts = asked and any((what, not answer) in asked for what, answer in asked)
                 box = left.box & right.box
                 if box and not contradicts:
                     following.append(Alternative(box, asked))

@@ -48,6 +48,11 @@ class Rule:
         """What it matches. Raises TooManyError."""
         return boxes(self.tree)
 
+    def known_as(self, alternatives: list[Alternative]) -> Rule:
+        """The same rule, whose alternatives need not be worked out again: those of its tree."""
+        self.__dict__["alternatives"] = alternatives
+        return self
+
 
 @dataclass(frozen=True)
 class RuleSet:

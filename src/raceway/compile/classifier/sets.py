@@ -38,6 +38,27 @@ class Ranges:
         self.bounds: np.ndarray[Any, np.dtype[np.int64]] = bounds
         self._bytes = bounds.tobytes()
 
+    @classmethod
+    def of_one(cls, first: int, last: int) -> Ranges:
+        """The numbers from first to last, as `Ranges([(first, last)])` has them, in a third of the time."""
+        made = cls.__new__(cls)
+        made.bounds = np.array([(first, last)], np.int64)
+        made._bytes = made.bounds.tobytes()
+        return made
+
+    @classmethod
+    def each(cls, bounds: Any) -> list[Ranges]:
+        """A set of each row of bounds: int64 of shape (n, 2), first and last of one range, first <= last."""
+        bounds = np.ascontiguousarray(bounds, np.int64)
+        whole = bounds.tobytes()
+        made = []
+        for at in range(len(bounds)):
+            one = cls.__new__(cls)
+            one.bounds = bounds[at : at + 1]
+            one._bytes = whole[16 * at : 16 * at + 16]
+            made.append(one)
+        return made
+
     def complement(self, last: int) -> Ranges:
         """The numbers from 0 to `last` that are not in the set."""
         first = np.concatenate(([0], self.bounds[:, 1] + 1))
@@ -117,6 +138,11 @@ class Addresses:
         return Addresses(self.ipv4 | other.ipv4, merged(self.ipv6 + other.ipv6), self.none or other.none)
 
     def __and__(self, other: Addresses) -> Addresses:
+        for one, rest in ((self, other), (other, self)):
+            if one is ANY_IPV4:
+                return Addresses(rest.ipv4)
+            if one is ANY_IPV6:
+                return Addresses(Ranges(), rest.ipv6)
         return ~(~self | ~other)
 
     def __invert__(self) -> Addresses:
@@ -174,7 +200,15 @@ class Box:
         )  # fmt: skip
 
     def __bool__(self) -> bool:
-        return all(self.sides)
+        # Most sides are open, and need no look of their own.
+        return (
+            (self.source is ANY_ADDRESS or bool(self.source))
+            and (self.destination is ANY_ADDRESS or bool(self.destination))
+            and (self.source_ports is ANY_PORT or bool(self.source_ports))
+            and (self.destination_ports is ANY_PORT or bool(self.destination_ports))
+            and (self.protocols is ANY_PROTOCOL or bool(self.protocols))
+            and (self.answers is ANY_ANSWER or bool(self.answers))
+        )
 
 
 def _both(left: Any, right: Any, any_: Any) -> Any:
