@@ -14,6 +14,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, ClassVar, TypeVar
 
 _WORD = (1 << 64) - 1
@@ -212,6 +213,12 @@ def prefix(text: str) -> Prefix:
 
 
 def _address(written: str, text: str) -> tuple[str, int]:
+    family, kind = ("ipv6", AF_INET6) if ":" in written else ("ipv4", AF_INET)
+    try:
+        # Several times as fast as `ipaddress`, which says what is wrong with the others.
+        return family, int.from_bytes(inet_pton(kind, written), "big")
+    except (OSError, ValueError):
+        pass
     if _MAC.fullmatch(written):
         return "mac", int(written.replace(":", "").replace("-", ""), 16)
     try:

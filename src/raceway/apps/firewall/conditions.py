@@ -3,10 +3,10 @@
     tcp dst port 443 and src host 192.0.2.1 and dst net 10.0.0.0/8
     `-- known ----'     `-- an address, read here -----------'
 
-Each condition says all that it is about, so what it means does not depend on the words before it; it is looked up among
-those that were read before. One that is new is read by `expression.read`, but for addresses, of which long files have
-as many as rules: those are read here. Whatever else there is, and whatever is wrong, `expression.read` reads as a whole:
-what is accepted, and what is said of the rest, is what it says.
+Each condition says all that it is about, so what it means does not depend on the words before it; it is looked up
+among those that were read before. One that is new is read by `expression.read`, but for addresses, of which long files
+have as many as rules: those are read here. Whatever else there is, and whatever is wrong, `expression.read` reads as a
+whole: what is accepted, and what is said of the rest, is what it says.
 """
 
 from __future__ import annotations

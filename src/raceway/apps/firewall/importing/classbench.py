@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from raceway.apps.firewall.matching import Only
+from raceway.apps.firewall.matching import Alternative, Only
 from raceway.apps.firewall.rules import DROP, PASS, Rule, RuleSet
 from raceway.apps.firewall.text import Place, RulesError
 from raceway.compile.addresses import prefix
@@ -38,24 +38,40 @@ def read_classbench(path: str | Path) -> RuleSet:
         raise RulesError(Place(str(path), 1, ""), f"{path}: {error.strerror}") from None
     rules: list[Rule] = []
     flags = 0
+    # Filters are made of few different parts, and each part is read once.
     addresses: dict[str, Addresses] = {}
-    ranges: dict[tuple[int, int, int], Ranges] = {(0, LAST_PORT, NO_PORT): ANY_PORT}
+    ports: dict[tuple[str, str], Ranges] = {}
+    protocols: dict[tuple[str, str], Ranges] = {}
+    flagged: dict[str | None, bool] = {None: False}
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
+        found = _FILTER.fullmatch(line)
+        if found is None and not line.strip():
             continue
         place = Place(str(path), number, line)
-        found = _FILTER.fullmatch(line)
         if found is None:
             raise RulesError(place, "this is no ClassBench filter")
-        source, destination = (_addresses(one, addresses, place) for one in found.group(1, 2))
-        ports = [
-            _ports(int(low), int(high), ranges, place) for low, high in (found.group(3, 4), found.group(5, 6))
-        ]
-        protocols = _protocols(int(found[7], 16), int(found[8], 16), ranges, place)
-        flags += found[10] is not None and int(found[10], 16) != 0
-        rules.append(
-            Rule(DROP, line.strip(), place, Only(Box(source, destination, ports[0], ports[1], protocols)))
+        one, other, low, high, low_2, high_2, protocol, mask, _, flag_mask = found.groups()
+        if one not in addresses:
+            _addresses(one, addresses, place)
+        if other not in addresses:
+            _addresses(other, addresses, place)
+        if (low, high) not in ports:
+            _ports(low, high, ports, place)
+        if (low_2, high_2) not in ports:
+            _ports(low_2, high_2, ports, place)
+        if (protocol, mask) not in protocols:
+            _protocols(protocol, mask, protocols, place)
+        if flag_mask not in flagged:
+            flagged[flag_mask] = int(flag_mask, 16) != 0
+        flags += flagged[flag_mask]
+        box = Box(
+            addresses[one],
+            addresses[other],
+            ports[low, high],
+            ports[low_2, high_2],
+            protocols[protocol, mask],
         )
+        rules.append(Rule(DROP, line.strip(), place, Only(box)).known_as([Alternative(box)]))
     made = RuleSet(tuple(rules), PASS, "match", files=(str(path),))
     if flags:
         return made.with_notes(
@@ -64,33 +80,37 @@ def read_classbench(path: str | Path) -> RuleSet:
     return made
 
 
-def _addresses(text: str, known: dict[str, Addresses], place: Place) -> Addresses:
-    if text not in known:
-        try:
-            found = prefix(text)
-            # Filters are about IP packets, also those that name no address.
-            known[text] = Addresses.of_prefixes([found])
-        except ValueError as error:
-            raise RulesError(place, str(error)) from None
-    return known[text]
+def _addresses(text: str, known: dict[str, Addresses], place: Place) -> None:
+    try:
+        found = prefix(text)
+    except ValueError as error:
+        raise RulesError(place, str(error)) from None
+    first, last = found.value, found.value | (1 << found.bits) - 1 >> found.length
+    # Filters are about IP packets, also those that name no address.
+    if found.family == "ipv4":
+        known[text] = Addresses(Ranges.of_one(first, last))
+    elif found.family == "ipv6":
+        known[text] = Addresses(Ranges(), ((first, last),))
+    else:
+        raise RulesError(place, f"{found} is a MAC address; an IPv4 or IPv6 prefix was expected")
 
 
-def _ports(low: int, high: int, known: dict[tuple[int, int, int], Ranges], place: Place) -> Ranges:
+def _ports(low_said: str, high_said: str, known: dict[tuple[str, str], Ranges], place: Place) -> None:
+    low, high = int(low_said), int(high_said)
     if not low <= high <= LAST_PORT:
         raise RulesError(place, f"{low} : {high} is no range of ports")
-    key = (low, high, NO_PORT if low == 0 else 0)
-    if key not in known:
-        known[key] = Ranges([(low, high)] if low else [(0, high), (NO_PORT, NO_PORT)])
-    return known[key]
+    if (low, high) == (0, LAST_PORT):
+        made = ANY_PORT
+    else:
+        made = Ranges.of_one(low, high) if low else Ranges([(0, high), (NO_PORT, NO_PORT)])
+    known[low_said, high_said] = made
 
 
-def _protocols(number: int, mask: int, known: dict[tuple[int, int, int], Ranges], place: Place) -> Ranges:
+def _protocols(number_said: str, mask_said: str, known: dict[tuple[str, str], Ranges], place: Place) -> None:
+    number, mask = int(number_said, 16), int(mask_said, 16)
     if number > 255 or mask > 255:
         raise RulesError(place, f"protocol {number:#x}/{mask:#x} does not fit in a byte")
-    if mask == 0:
-        return ANY_PROTOCOL
-    key = (-1 - number, mask, 0)
-    if key not in known:
-        matching = [(one, one) for one in range(256) if one & mask == number & mask]
-        known[key] = Ranges(matching)
-    return known[key]
+    made = ANY_PROTOCOL
+    if mask:
+        made = Ranges([(one, one) for one in range(256) if one & mask == number & mask])
+    known[number_said, mask_said] = made
