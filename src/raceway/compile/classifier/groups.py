@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from raceway.compile.classifier.classes import Dimension, Line, dimension, line
+from raceway.compile.classifier.classes import (
+    Axis,
+    Dimension,
+    Line,
+    chunks,
+    dimension,
+    distinct_rows,
+    expanded,
+    line,
+)
 from raceway.compile.classifier.sets import Addresses, Box, Ranges
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -29,38 +38,32 @@ class TooComplexError(ValueError):
     """The rules' ranges overlap in more ways than the classifier has room for."""
 
 
-def _six(number: int) -> bytes:
-    # Bytes compare as numbers do. The point behind the last address needs a digit more.
-    return number.to_bytes(17, "big")
-
-
 def address_lines(conditions: Sequence[Addresses]) -> list[Line]:
     """The lines of IPv4, of IPv6 and of packets without an address."""
     four = [one.ipv4.bounds for one in conditions]
     owners = np.repeat(np.arange(len(four)), [len(one) for one in four])
     bounds = np.concatenate([np.zeros((0, 2), np.int64), *four])
-    sixes = [(owner, *pair) for owner, one in enumerate(conditions) for pair in one.ipv6]
-    first = np.array([_six(one[1]) for one in sixes], dtype="V17")
-    behind = np.array([_six(one[2] + 1) for one in sixes], dtype="V17")
+    sixes = [pair for one in conditions for pair in one.ipv6]
+    owners_6 = np.repeat(np.arange(len(conditions)), [len(one.ipv6) for one in conditions])
     none = np.array([owner for owner, one in enumerate(conditions) if one.none], np.int64)
     return [
-        line(bounds[:, 0], owners, bounds[:, 0], bounds[:, 1] + 1, 0),
-        _six_line(first, behind, [one[0] for one in sixes]),
+        line(bounds[:, 0], owners, bounds[:, 1] + 1),
+        _six_line(sixes, owners_6),
         Line(np.zeros(1, np.int64), none, np.zeros(len(none), np.int64), np.ones(len(none), np.int64)),
     ]
 
 
-def _six_line(first: Any, behind: Any, owners: list[int]) -> Line:
-    # As pairs of big-endian words with the sign turned, 128 bits sort as they should; 17 bytes sort as text.
-    texts = [b"", *(one.tobytes() for one in first), *(one.tobytes() for one in behind)]
-    texts[0] = bytes(17)
-    starts = sorted(set(texts))
-    rank = {text: index for index, text in enumerate(starts)}
+def _six_line(ranges: list[tuple[int, int]], owners: _Numbers) -> Line:
+    """The line of IPv6, whose numbers are Python's."""
+    first = [one for one, _ in ranges]
+    behind = [one + 1 for _, one in ranges]
+    starts = sorted({0, *first, *behind})
+    rank = {number: index for index, number in enumerate(starts)}
     return Line(
         starts,
-        np.asarray(owners, np.int64),
-        np.array([rank[one.tobytes()] for one in first], np.int64),
-        np.array([rank[one.tobytes()] for one in behind], np.int64),
+        owners,
+        np.fromiter(map(rank.__getitem__, first), np.int64, len(first)),
+        np.fromiter(map(rank.__getitem__, behind), np.int64, len(behind)),
     )
 
 
@@ -68,7 +71,7 @@ def number_line(conditions: Sequence[Ranges]) -> list[Line]:
     """The line of ports, or of protocols."""
     bounds = np.concatenate([np.zeros((0, 2), np.int64), *(one.bounds for one in conditions)])
     owners = np.repeat(np.arange(len(conditions)), [len(one.bounds) for one in conditions])
-    return [line(bounds[:, 0], owners, bounds[:, 0], bounds[:, 1] + 1, 0)]
+    return [line(bounds[:, 0], owners, bounds[:, 1] + 1)]
 
 
 @dataclass
@@ -101,15 +104,19 @@ class Parted:
     groups: list[Group]
 
 
-def _distinct(values: list[Any]) -> tuple[list[Any], _Numbers]:
+def _distinct(values: Sequence[Any]) -> tuple[list[Any], _Numbers]:
+    """Different values, and which each is."""
+    # Many are the same object, and need to be compared but once.
     numbers: dict[Any, int] = {}
-    return_to = np.array([numbers.setdefault(one, len(numbers)) for one in values], np.int64)
-    return list(numbers), return_to
+    known = {
+        key: numbers.setdefault(one, len(numbers)) for key, one in {id(one): one for one in values}.items()
+    }
+    return list(numbers), np.fromiter(map(known.__getitem__, map(id, values)), np.int64, len(values))
 
 
 def part(boxes: Sequence[tuple[int, Box]]) -> Parted:
     """Part rules (numbers, first is best, and a box of each) into groups. Raises TooComplexError."""
-    sides = [[box.sides[side] for _, box in boxes] for side in range(SIDES)]
+    sides: Any = [*zip(*(box.sides for _, box in boxes), strict=True)] or [()] * SIDES
     rules = np.array([rule for rule, _ in boxes], np.int64)
     distinct, owners = zip(*(_distinct(one) for one in sides), strict=True)
     wanted = np.stack(owners, axis=1) if len(boxes) else np.zeros((0, SIDES), np.int64)
@@ -118,18 +125,13 @@ def part(boxes: Sequence[tuple[int, Box]]) -> Parted:
         address_lines(distinct[1]),
         *(number_line(one) for one in distinct[2:]),
     ]
-    sizes = [len(one) for one in distinct]
-    whole = [dimension(one, size, [range(size)]) for one, size in zip(lines, sizes, strict=True)]
-    waiting = _by_width(wanted, whole[:2]) if len(boxes) else []
+    axes = [Axis(one, len(some)) for one, some in zip(lines, distinct, strict=True)]
+    waiting = _by_width(wanted, axes[:2]) if len(boxes) else []
+    most = [axis.cut(np.arange(axis.condition_count))[1] for axis in axes[2:]]
     chosen: list[_Numbers] = []
     while waiting:
         mine = waiting.pop(0)
-        # A group tells no more classes apart than all rules do together, so most need no look of their own.
-        if (
-            len(mine) == 1
-            or _small(mine, wanted, whole)
-            or _small(mine, wanted, _cut(mine, wanted, lines, sizes))
-        ):
+        if len(mine) == 1 or _small(wanted[mine], axes, most):
             chosen.append(mine)
         else:
             waiting += _halves(mine, wanted)
@@ -138,39 +140,35 @@ def part(boxes: Sequence[tuple[int, Box]]) -> Parted:
                 f"{len(boxes):,} rules overlap in too many ways: {GROUPS} groups were not enough to keep each below "
                 f"{_CELLS:,} cells; write ranges of ports and prefixes that nest rather than cross"
             )
-    dimensions = [
-        dimension(one, size, [np.unique(wanted[mine, side]).tolist() for mine in chosen])
-        for side, (one, size) in enumerate(zip(lines, sizes, strict=True))
-    ]
+    dimensions = [dimension(axis, [wanted[mine, side] for mine in chosen]) for side, axis in enumerate(axes)]
     groups = [_group(index, rules[mine], wanted[mine], dimensions) for index, mine in enumerate(chosen)]
     return Parted(dimensions, lines, groups)
 
 
-def _by_width(wanted: _Numbers, whole: list[Dimension]) -> list[_Numbers]:
+def _by_width(wanted: _Numbers, axes: list[Axis]) -> list[_Numbers]:
     """Up to four groups: is the source wide, is the destination?"""
     key = np.zeros(len(wanted), np.int64)
-    for side, one in enumerate(whole):
-        widths = np.array([len(one.members[0][condition]) for condition in range(len(one.members[0]))])
-        key = key * 2 + (widths[wanted[:, side]] > max(4, int(one.counts[0] ** 0.5)))
+    for side, axis in enumerate(axes):
+        everything = np.arange(axis.condition_count)
+        column, count = axis.cut(everything)
+        widths = axis.members(everything, column).counts
+        key = key * 2 + (widths[wanted[:, side]] > max(4, int(count**0.5)))
     return [np.flatnonzero(key == value) for value in range(4) if (key == value).any()]
 
 
-def _cut(mine: _Numbers, wanted: _Numbers, lines: list[list[Line]], sizes: list[int]) -> list[Dimension]:
-    """The dimensions as a group sees them."""
-    return [
-        dimension(one, size, [np.unique(wanted[mine, side]).tolist()])
-        for side, (one, size) in enumerate(zip(lines, sizes, strict=True))
-    ]
-
-
-def _small(mine: _Numbers, wanted: _Numbers, cut: list[Dimension]) -> bool:
-    """Tell whether a group's tables stay small if its dimensions have those classes."""
-    areas = np.ones(len(mine), np.int64)
+def _small(wanted: _Numbers, axes: list[Axis], most: list[int]) -> bool:
+    """Tell whether a group's tables stay small. most: classes of the sides behind the addresses for all rules, and a
+    group tells no more of them apart."""
+    rest = most
+    if int(np.prod(rest)) > _REST_CELLS:
+        rest = [axis.cut(wanted[:, side])[1] for side, axis in enumerate(axes[2:], 2)]
+    if int(np.prod(rest)) > _REST_CELLS:
+        return False
+    areas = np.ones(len(wanted), np.int64)
     for side in (0, 1):
-        members = cut[side].members[0]
-        areas *= np.array([len(members[one]) for one in wanted[mine, side].tolist()])
-    rest = int(np.prod([one.counts[0] for one in cut[2:]]))
-    return int(areas.sum()) <= _CELLS and rest <= _REST_CELLS
+        column, _ = axes[side].cut(wanted[:, side])
+        areas *= axes[side].members(wanted[:, side], column).counts[wanted[:, side]]
+    return int(areas.sum()) <= _CELLS
 
 
 def _halves(mine: _Numbers, wanted: _Numbers) -> list[_Numbers]:
@@ -184,12 +182,9 @@ def _halves(mine: _Numbers, wanted: _Numbers) -> list[_Numbers]:
 def _group(index: int, rules: _Numbers, wanted: _Numbers, dimensions: list[Dimension]) -> Group:
     counts = tuple(dimensions[side].counts[index] for side in (0, 1))
     rest_counts = tuple(dimensions[side].counts[index] for side in range(2, SIDES))
-    combinations, of_rule = np.unique(wanted[:, 2:], axis=0, return_inverse=True)
-    of_rule = of_rule.reshape(-1)
+    combinations, of_rule = distinct_rows(wanted[:, 2:].T)
     columns, rest_classes = _rest(index, combinations, rest_counts, dimensions)
-    cell, box = _cells(index, wanted, dimensions, counts[1])
-    order = np.lexsort((rules[box], cell))
-    cell, box = cell[order], box[order]
+    cell, box = _cells(index, wanted, dimensions, max(counts[1], 1))
     # One rule may come twice to a cell, by two of its boxes; that is two entries of the same number.
     begins = np.flatnonzero(np.concatenate((np.ones(min(len(cell), 1), bool), cell[1:] != cell[:-1])))
     lengths = np.diff(np.concatenate((begins, [len(cell)])))
@@ -234,14 +229,31 @@ def _rest(
 def _cells(
     index: int, wanted: _Numbers, dimensions: list[Dimension], width: int
 ) -> tuple[_Numbers, _Numbers]:
-    """Return the cell (source class * width + destination class) and the box of everything that is in some cell."""
-    cells, boxes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    """Return the cell (source class * width + destination class) and the box of everything that is in some cell, in
+    order of cells, and in each in order of boxes."""
     sources, destinations = dimensions[0].members[index], dimensions[1].members[index]
-    for number, (source, destination) in enumerate(wanted[:, :2].tolist()):
-        here = np.add.outer(sources[source] * width, destinations[destination]).reshape(-1)
-        cells.append(here)
-        boxes.append(np.full(len(here), number, np.int64))
-    return np.concatenate(cells), np.concatenate(boxes)
+    source, destination = sources.starts[wanted[:, 0]], destinations.starts[wanted[:, 1]]
+    across = destinations.counts[wanted[:, 1]]
+    areas = sources.counts[wanted[:, 0]] * across
+    cells, boxes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for part in chunks(areas):
+        rows, within = expanded(areas[part])
+        rows += part.start
+        down = within // across[rows]
+        cells.append(
+            sources.classes[source[rows] + down] * width
+            + destinations.classes[destination[rows] + within - down * across[rows]]
+        )
+        boxes.append(rows)
+    cell, box = np.concatenate(cells), np.concatenate(boxes)
+    count = len(wanted)
+    if int(cell.max(initial=0)) < (1 << 62) // max(count, 1):
+        # Both in one number: sorting numbers takes a tenth of sorting pairs.
+        both = np.sort(cell * count + box)
+        cell = both // count
+        return cell, both - cell * count
+    order = np.lexsort((box, cell))
+    return cell[order], box[order]
 
 
 def _firsts(

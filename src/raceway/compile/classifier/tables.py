@@ -27,8 +27,7 @@ def packed(parted: Parted) -> _Numbers:
         four, six, _ = parted.lines[side]
         classes = parted.dimensions[side].of_intervals
         header[at] = narrow_trie(words, four.starts, classes[0], 32)
-        starts = [int.from_bytes(one, "big") for one in six.starts]
-        header[at + 1] = wide_trie(words, starts, classes[1].tolist())
+        header[at + 1] = wide_trie(words, six.starts, classes[1].tolist())
         header[at + 2] = classes[2][0]
     for side, at, bits, none in (
         (2, walk.SOURCE_PORT, 16, NO_PORT),
