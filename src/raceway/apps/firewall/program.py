@@ -8,11 +8,13 @@ not need, and compiled like every packet function.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import linecache
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ from raceway.compile.verdicts import Verdict
 _KINDS = (DROP, PASS, LIMIT, LOG, DIVERT)
 _DETAIL = 8
 _FEWEST = 64
+"""Rules that there is room for at least."""
 BUCKETS = 1 << 16
 """Sources, destinations or flows that a `limit ... per` rule keeps apart at once."""
 _numbers = itertools.count(1)
@@ -53,10 +56,10 @@ class Judgement:
 def _boxes(rule: Rule, questions: dict[str, int]) -> list[Box]:
     """A rule's boxes, with the answers that it wants."""
     made = []
-    numbers = np.arange(LAST_ANSWER + 1)
     for one in rule.alternatives:
         box = one.box
         if one.asked:
+            numbers = np.arange(LAST_ANSWER + 1)
             wanted = np.ones(len(numbers), dtype=bool)
             for what, answer in one.asked:
                 wanted &= (numbers >> questions[what] & 1) == answer
@@ -109,17 +112,19 @@ class Program:
             # Few rules in the most cases, and so a small one.
             self.logs = Classifier([_boxes(rule, questions) if rule.action == LOG else () for rule in rules])
             self.samples = sampling.ring(self.logging[0])
-        # In steps, so that code for one rule set serves the next.
+        # Sizes of few steps, so that code for these rules serves the next.
         size = max(_FEWEST, 1 << (len(rules) - 1).bit_length()) if rules else _FEWEST
         self.counts = Counters(size)
         self.limited = Counters(size)
         self.others = Counters(len(WRONGS))
         self.meanings = Counters(size)
         diverted = numbers_of(rules, names)
-        limits = [number for number, rule in enumerate(rules) if rule.rate is not None]
-        for number, rule in enumerate(rules):
-            detail = 1 + limits.index(number) if rule.rate is not None else diverted.get(rule.port, 0)
-            self.meanings[number] = _KINDS.index(rule.action) | detail << _DETAIL
+        kinds = np.array([_KINDS.index(rule.action) for rule in rules], np.int64)
+        has_rate = np.array([rule.rate is not None for rule in rules], bool)
+        ports = np.array([diverted.get(rule.port, 0) for rule in rules], np.int64)
+        limits = np.flatnonzero(has_rate).tolist()
+        details = np.where(has_rate, np.cumsum(has_rate), ports)
+        self.meanings.words[: len(rules)] = kinds | details << _DETAIL
         before: dict[str, TokenBucket] = (
             dict(zip(keep.limited_rules, keep.buckets, strict=True)) if keep else {}
         )
@@ -136,6 +141,7 @@ class Program:
         self.expressions = {what: Expression(what) for what in questions if what != ESTABLISHED}
         self._scope = self._make(questions, [rules[number] for number in limits])
         self.function: PacketFunction = self._scope["firewall"]
+        self._noted: list[tuple[str, int]] = []
 
     def _flows(self, keep: Program | None) -> FlowTable:
         """Flows go on in the rules that follow, if those want room for as many."""
@@ -170,21 +176,45 @@ class Program:
 
     def judge(self, packet: Any) -> Judgement:
         """Say what becomes of a packet, and why, by the interpreted function. Counts, and limits, like the others."""
-        before = self.counts.words.copy(), self.limited.words.copy(), self.others.words.copy()
-        verdict, reason = self.function.run(packet)
-        logged = next((rule for rule in self.logging if self.counts[rule] != before[0][rule]), -1)
-        if reason:
+        before = [self.counts[rule] for rule in self.logging]
+        self._noted.clear()
+        verdict, reason = self._noting.run(packet)
+        counts = zip(self.logging, before, strict=True)
+        logged = next((rule for rule, count in counts if self.counts[rule] != count), -1)
+        if reason or not self._noted:
             return Judgement(verdict, -1, reason, logged)
-        for words, old, what in (
-            (self.counts, before[0], "rule"),
-            (self.limited, before[1], "over its rate"),
-        ):
-            changed = [one for one in (words.words != old).nonzero()[0].tolist() if one not in self.logging]
-            if changed:
-                return Judgement(verdict, changed[0], what, logged)
-        changed = (self.others.words != before[2]).nonzero()[0]
-        number = int(changed[0]) if len(changed) else 0
-        return Judgement(verdict, -1, "default" if number == 0 else WRONGS[number], logged)
+        name, number = self._noted[-1]
+        if name == "OTHERS":
+            return Judgement(verdict, -1, "default" if number == 0 else WRONGS[number], logged)
+        return Judgement(verdict, number, _WHY[name], logged)
+
+    @cached_property
+    def _noting(self) -> PacketFunction:
+        """The function, that notes on which counter it counts a packet."""
+        function = self.function.function
+        names = {
+            name: _Noting(name, self._scope[name], self._noted)
+            for name in ("OTHERS", *_WHY)
+            if name in self._scope
+        }
+        made = copy.copy(self.function)
+        made.function = types.FunctionType(function.__code__, {**function.__globals__, **names})
+        return made
+
+
+_WHY = {"COUNTS": "rule", "LIMITED": "over its rate"}
+
+
+class _Noting:
+    """Counters that note what is counted on them."""
+
+    def __init__(self, name: str, counters: Counters, noted: list[tuple[str, int]]) -> None:
+        self._name, self._counters, self._noted = name, counters, noted
+
+    def add(self, index: int) -> int:
+        """Count, and note it."""
+        self._noted.append((self._name, index))
+        return self._counters.add(index)
 
 
 def _bucket(rate: Rate) -> TokenBucket:

@@ -27,7 +27,7 @@ def packed(parted: Parted) -> _Numbers:
         four, six, _ = parted.lines[side]
         classes = parted.dimensions[side].of_intervals
         header[at] = narrow_trie(words, four.starts, classes[0], 32)
-        header[at + 1] = wide_trie(words, six.starts, classes[1].tolist())
+        header[at + 1] = wide_trie(words, six.starts, classes[1])
         header[at + 2] = classes[2][0]
     for side, at, bits, none in (
         (2, walk.SOURCE_PORT, 16, NO_PORT),
@@ -93,7 +93,7 @@ def _comb(group: Group) -> tuple[_Numbers, _Numbers]:
     taken = np.zeros(2 * (width + _WINDOW), dtype=bool)
     free = 0
     chosen = np.zeros(len(owners), np.int64)
-    for row in order.tolist():
+    for row in order[lengths[order] > 1].tolist():
         mine = group.destinations[begins[row] : begins[row] + lengths[row]]
         base = max(free - int(mine[0]), 0)
         while True:
@@ -102,7 +102,7 @@ def _comb(group: Group) -> tuple[_Numbers, _Numbers]:
             clashes = taken[base + mine[0] : base + mine[0] + _WINDOW].copy()
             for at in mine[1:].tolist():
                 clashes |= taken[base + at : base + at + _WINDOW]
-            first = int(np.argmin(clashes))
+            first = int(clashes.argmin())
             if not clashes[first]:
                 break
             base += _WINDOW
@@ -113,6 +113,14 @@ def _comb(group: Group) -> tuple[_Numbers, _Numbers]:
             if free >= len(taken):
                 taken = np.concatenate((taken, np.zeros(_WINDOW, dtype=bool)))
         chosen[row] = base
+    # Rows of one cell go where there is room, all at once.
+    single = np.flatnonzero(lengths == 1)
+    single = single[np.argsort(group.destinations[begins[single]], kind="stable")]
+    mine = group.destinations[begins[single]]
+    length = len(single) + width + int(taken.sum()) + 1
+    room = np.flatnonzero(~np.concatenate((taken, np.zeros(max(length - len(taken), 0), dtype=bool))))
+    number = np.arange(len(single))
+    chosen[single] = room[np.maximum.accumulate(np.searchsorted(room, mine) - number) + number] - mine
     bases[owners] = chosen << 21 | owners
     cells = np.full(int(chosen.max()) + width, walk.NOBODY << walk.OWNER, np.int64)
     owner = np.repeat(owners, lengths)

@@ -11,10 +11,12 @@ A line stands for as much of the keys as has few boundaries, so a trie of ten pr
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from raceway.compile.classifier.classes import expanded
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
 LEAF, LINE, TABLE, WIDE = range(4)
@@ -22,6 +24,8 @@ LINE_4, LINE_6 = 7, 4
 """Boundaries in a line."""
 LINE_6_WORDS = 12
 SIGN = -(1 << 63)
+_AT_ONCE = 1024
+"""Tables that are made at once: what is worked with stays in the processor's cache."""
 
 
 class Words:
@@ -39,6 +43,13 @@ class Words:
         self.count += len(block)
         return at
 
+    def room(self, count: int) -> tuple[int, _Numbers]:
+        """Room for words at the end, 0 all of them: where it begins, and itself, to be filled in."""
+        block = np.zeros(count, np.int64)
+        self.blocks.append(block)
+        self.count += count
+        return self.count - count, block
+
     def add_halves(self, numbers: Any) -> int:
         """The same of numbers of 32 bits, two in a word."""
         return self.add(halves(np.asarray(numbers, np.int64)))
@@ -51,6 +62,16 @@ def halves(numbers: _Numbers) -> _Numbers:
     return numbers[..., ::2] | numbers[..., 1::2] << 32
 
 
+class _Step(NamedTuple):
+    """What a step down the trie goes by, of each boundary: the key's digits here, and whether none but zeros are
+    behind them; how many digits there are; the kind of table that the step finds its way in."""
+
+    digits: _Numbers
+    whole: Any
+    digit_count: int
+    kind: int
+
+
 def narrow_trie(words: Words, starts: _Numbers, classes: _Numbers, bits: int) -> int:
     """Build the trie of keys of 8, 16 or 32 bits; return its entry.
 
@@ -59,90 +80,90 @@ def narrow_trie(words: Words, starts: _Numbers, classes: _Numbers, bits: int) ->
     """
     changes = np.concatenate(([True], classes[1:] != classes[:-1])) & (starts < 1 << bits)
     starts, classes = starts[changes], classes[changes]
-    entries = np.zeros(1, np.int64)
-    chunks, size = np.zeros(1, np.int64), 1 << bits
-    # Where each chunk's entry goes: into the block made last, at these places.
-    block, places = entries, np.zeros(1, np.int64)
-    while len(chunks):
-        first = np.searchsorted(starts, chunks, side="right") - 1
-        last = np.searchsorted(starts, chunks + size - 1, side="right") - 1
-        made = classes[first] << 2 | LEAF
-        lines = np.flatnonzero((last > first) & (last - first <= LINE_4))
-        if len(lines):
-            at = words.add(_lines(starts, classes, first[lines], last[lines]))
-            made[lines] = at + 8 * np.arange(len(lines)) << 2 | LINE
-        tables = np.flatnonzero(last - first > LINE_4)
-        wide = size == 1 << 32
-        fan_out = 1 << 16 if wide else 1 << 8
-        at = words.count
-        made[tables] = at + fan_out // 2 * np.arange(len(tables)) << 2 | (WIDE if wide else TABLE)
-        _store(block, places, made, block is entries)
-        block = np.zeros(len(tables) * fan_out // 2, np.int64)
-        words.add(block)
-        words.blocks[-1] = block
-        size //= fan_out
-        chunks = (chunks[tables][:, None] + size * np.arange(fan_out)).reshape(-1)
-        places = np.arange(len(chunks))
-    return int(entries[0])
+    steps = []
+    left = bits
+    while left:
+        size = 16 if left == 32 else 8
+        left -= size
+        whole = starts & (1 << left) - 1 == 0
+        kind = WIDE if size == 16 else TABLE
+        steps.append(_Step((starts >> left) & (1 << size) - 1, whole, 1 << size, kind))
+
+    def lines(first: _Numbers, last: _Numbers) -> _Numbers:
+        """Lines: int64 (lines, 8). One that has fewer than seven boundaries ends with some that change nothing."""
+        at = np.minimum(first[:, None] + np.arange(LINE_4 + 1), last[:, None])
+        made = np.zeros((len(first), 8), np.int64)
+        boundaries = np.zeros((len(first), 8), np.int64)
+        boundaries[:, :LINE_4] = starts[at[:, 1:]]
+        made[:, :4] = halves(boundaries)
+        made[:, 4:] = halves(classes[at])
+        return made
+
+    return _trie(words, classes, steps, LINE_4, lines)
 
 
-def _store(block: _Numbers, places: _Numbers, made: _Numbers, whole: bool) -> None:
-    if whole:
-        block[places] = made
-    else:
-        np.bitwise_or.at(block, places >> 1, made << ((places & 1) << 5))
-
-
-def _lines(starts: _Numbers, classes: _Numbers, first: _Numbers, last: _Numbers) -> _Numbers:
-    """Lines: int64 (lines, 8). A line that has fewer than seven boundaries ends with some that change nothing."""
-    steps = np.minimum(first[:, None] + np.arange(LINE_4 + 1), last[:, None])
-    made = np.zeros((len(first), 8), np.int64)
-    boundaries = np.zeros((len(first), 8), np.int64)
-    boundaries[:, :LINE_4] = starts[steps[:, 1:]]
-    made[:, :4] = halves(boundaries)
-    made[:, 4:] = halves(classes[steps])
-    return made
-
-
-def wide_trie(words: Words, starts: list[int], classes: list[int]) -> int:
+def wide_trie(words: Words, starts: list[int], classes: _Numbers) -> int:
     """Build the trie of keys of 128 bits; return its entry. starts: where intervals begin, the first at 0
     (what begins at 2**128 is left out); classes: of each."""
-    inside = bisect_right(starts, (1 << 128) - 1)
-    kept = [0, *(at for at in range(1, inside) if classes[at] != classes[at - 1])]
-    starts, classes = [starts[at] for at in kept], [classes[at] for at in kept]
+    inside = len(starts) - (starts[-1] >> 128)
+    changes = np.concatenate(([True], classes[1:inside] != classes[: inside - 1]))
+    classes = classes[:inside][changes]
+    text = b"".join(starts[at].to_bytes(16, "big") for at in np.flatnonzero(changes).tolist())
+    digits = np.frombuffer(text, np.uint8).reshape(-1, 16)
+    high, low = (np.frombuffer(text, ">u8").astype(np.uint64).view(np.int64) ^ SIGN).reshape(-1, 2).T
+    # How many of a boundary's digits count: behind them there are only zeros.
+    counting = 16 - np.argmax(np.column_stack((digits[:, ::-1] != 0, np.ones(len(digits), bool))), axis=1)
+    numbers = digits.astype(np.int64)
+    steps = [_Step(numbers[:, 0] << 8 | numbers[:, 1], counting <= 2, 1 << 16, WIDE)]
+    steps += [_Step(numbers[:, at], counting <= at + 1, 1 << 8, TABLE) for at in range(2, 16)]
 
-    def entry(prefix: int, depth: int, first: int, last: int) -> int:
-        """The entry of the keys that begin with `depth` bits of a prefix: of the intervals from first to last."""
-        if first == last:
-            return classes[first] << 2 | LEAF
-        if last - first <= LINE_6:
-            return words.add(line(first, last)) << 2 | LINE
-        bits = 8 if depth else 16
-        step = 128 - depth - bits
-        made = []
-        at = first
-        for index in range(1 << bits):
-            start = prefix | index << step
-            # Most children hold no boundary.
-            while at < last and starts[at + 1] <= start:
-                at += 1
-            end = at
-            if end < last and starts[end + 1] < start + (1 << step):
-                end = bisect_right(starts, start + (1 << step) - 1, end, last + 1) - 1
-            made.append(entry(start, depth + bits, at, end))
-        return words.add_halves(made) << 2 | (TABLE if depth else WIDE)
+    def lines(first: _Numbers, last: _Numbers) -> _Numbers:
+        at = np.minimum(first[:, None] + np.arange(LINE_6 + 1), last[:, None])
+        made = np.zeros((len(first), LINE_6_WORDS), np.int64)
+        made[:, 0 : 2 * LINE_6 : 2] = high[at[:, 1:]]
+        made[:, 1 : 2 * LINE_6 : 2] = low[at[:, 1:]]
+        packed = halves(classes[at])
+        made[:, 2 * LINE_6 : 2 * LINE_6 + packed.shape[1]] = packed
+        return made
 
-    def line(first: int, last: int) -> list[int]:
-        steps = [min(first + step, last) for step in range(LINE_6 + 1)]
-        made = []
-        for at in steps[1:]:
-            made += [_signed(starts[at] >> 64) ^ SIGN, _signed(starts[at]) ^ SIGN]
-        packed = halves(np.array([*(classes[at] for at in steps), 0], np.int64))
-        return [*made, *packed.tolist(), *[0] * (LINE_6_WORDS - 2 * LINE_6 - len(packed))]
-
-    return entry(0, 0, 0, len(starts) - 1)
+    return _trie(words, classes, steps, LINE_6, lines)
 
 
-def _signed(number: int) -> int:
-    number &= (1 << 64) - 1
-    return number - (1 << 64) if number >> 63 else number
+def _trie(
+    words: Words, classes: _Numbers, steps: list[_Step], most: int, lines: Callable[..., _Numbers]
+) -> int:
+    """Build a trie of intervals; return its entry. most: boundaries that a line has room for; lines: makes lines of the
+    intervals from some to some others."""
+    waiting: list[tuple[_Numbers, _Numbers, _Numbers, int]] = []
+
+    def entries(first: _Numbers, last: _Numbers, depth: int) -> _Numbers:
+        """The entries of parts of the keys, each all that begin with some digits: of intervals from first to last."""
+        made = classes[first] << 2 | LEAF
+        between = last - first
+        some = np.flatnonzero((between > 0) & (between <= most))
+        if len(some):
+            block = lines(first[some], last[some])
+            made[some] = words.add(block) + block.shape[1] * np.arange(len(some)) << 2 | LINE
+        tables = np.flatnonzero(between > most)
+        for begin in range(0, len(tables), _AT_ONCE):
+            mine = tables[begin : begin + _AT_ONCE]
+            size = steps[depth].digit_count // 2
+            at, block = words.room(size * len(mine))
+            made[mine] = at + size * np.arange(len(mine)) << 2 | steps[depth].kind
+            waiting.append((block, first[mine], last[mine], depth))
+        return made
+
+    root = entries(np.zeros(1, np.int64), np.full(1, len(classes) - 1), 0)
+    # Tables below tables are put at its end meanwhile.
+    for block, first, last, depth in waiting:
+        step = steps[depth]
+        rows, within = expanded(last - first)
+        inside = first[rows] + 1 + within
+        child = rows * step.digit_count + step.digits[inside]
+        counts = np.bincount(child, minlength=len(first) * step.digit_count)
+        ends = (np.cumsum(counts.reshape(-1, step.digit_count), axis=1) + first[:, None]).reshape(-1)
+        begins = ends - counts
+        # Where an interval begins with the child itself, the one before has no part of it.
+        begins[child[step.whole[inside]]] += 1
+        block[:] = halves(entries(begins, ends, depth + 1))
+    return int(root[0])
