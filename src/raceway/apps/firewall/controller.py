@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.divert.diverter import Diverter, DivertStatus
 from raceway.apps.firewall.language import parse_rules, read_rules
 from raceway.apps.firewall.log import SIZE, Log, LogStatus
@@ -93,9 +94,9 @@ class Firewall:
 
     interface: a name in the calling thread's network namespace; rules: a `RuleSet`, the Path of a rules file, or rules
     as text; mode: "driver", "generic", or "" for the better one that can be had; log: a pcapng file for what rules log,
-    which is begun anew at so many bytes (`log.Log`); divert: by the name that stands in rules, who decides about packets
-    that are diverted to it: a packet function, or any callable that takes a `Packet` and answers PASS or DROP. Raises
-    RulesError, and what `attach` and `Diverter` raise; OSError for the file.
+    which is begun anew at so many bytes (`log.Log`); divert: by the name that stands in rules, who decides about
+    packets that are diverted to it: a packet function, or any callable that takes a `Packet` and answers PASS or DROP.
+    Raises RulesError, and what `attach` and `Diverter` raise; OSError for the file.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class Firewall:
         else:
             self.attachment.unpin()
 
+    @without_collection()
     def reload(self, rules: RuleSet | str | Path) -> None:
         """Put other rules in force, between two packets. If they are not accepted, those in force stay: RulesError."""
         following = Program(rule_set_of(rules), keep=self.program, names=self.diverter.numbers)

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.conditions import Conditions
 from raceway.apps.firewall.expression import Named
 from raceway.apps.firewall.lists import load_prefixes
@@ -68,6 +69,7 @@ class _Reading:
         self.conditions = Conditions(self.names)
 
 
+@without_collection()
 def read_rules(path: str | Path) -> RuleSet:
     """Read a rules file, and what it includes. Raises RulesError with file, line, column and the line itself."""
     reading = _Reading()
@@ -75,6 +77,7 @@ def read_rules(path: str | Path) -> RuleSet:
     return _made(reading)
 
 
+@without_collection()
 def parse_rules(text: str, name: str = "rules") -> RuleSet:
     """Read rules from text. Files that it names are looked for from the current directory."""
     reading = _Reading()

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from raceway.apps.firewall import sampling
+from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.divert.marks import MARKED, numbers_of
 from raceway.apps.firewall.outgoing import noting
 from raceway.apps.firewall.rules import DIVERT, DROP, ESTABLISHED, LIMIT, LOG, PASS, Rate, Rule, RuleSet
@@ -95,6 +96,7 @@ class Program:
     number of each (None: any). Raises RulesError, TooComplexError.
     """
 
+    @without_collection()
     def __init__(
         self, rule_set: RuleSet, keep: Program | None = None, names: Mapping[str, int] | None = None
     ) -> None:

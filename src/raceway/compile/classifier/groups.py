@@ -182,7 +182,7 @@ def _halves(mine: _Numbers, wanted: _Numbers) -> list[_Numbers]:
 def _group(index: int, rules: _Numbers, wanted: _Numbers, dimensions: list[Dimension]) -> Group:
     counts = tuple(dimensions[side].counts[index] for side in (0, 1))
     rest_counts = tuple(dimensions[side].counts[index] for side in range(2, SIDES))
-    combinations, of_rule = distinct_rows(wanted[:, 2:].T)
+    combinations, of_rule = distinct_rows([*wanted[:, 2:].T])
     columns, rest_classes = _rest(index, combinations, rest_counts, dimensions)
     cell, box = _cells(index, wanted, dimensions, max(counts[1], 1))
     # One rule may come twice to a cell, by two of its boxes; that is two entries of the same number.

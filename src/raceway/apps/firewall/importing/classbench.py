@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.matching import Alternative, Only
 from raceway.apps.firewall.rules import DROP, PASS, Rule, RuleSet
 from raceway.apps.firewall.text import Place, RulesError
@@ -30,6 +31,7 @@ _FILTER = re.compile(
 )
 
 
+@without_collection()
 def read_classbench(path: str | Path) -> RuleSet:
     """Read a filter file. Raises RulesError with file and line for what is no filter."""
     try:

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.expression import Named, read
 from raceway.apps.firewall.lists import addresses_of
 from raceway.apps.firewall.matching import EVERYTHING, All, Asked, Either, Not, TooManyError, Tree
@@ -57,6 +58,7 @@ class _LeftOut(Exception):
     """This rule cannot be said in raceway's words, and why."""
 
 
+@without_collection()
 def read_nftables(path: str | Path) -> RuleSet:
     """Read what `nft list ruleset` has printed to a file. Raises RulesError where it is not that language at all."""
     try:
