@@ -67,7 +67,7 @@ def test_every_target_gives_each_packet_the_same_end(target, malformed):
             wanted = "PASS" if case.rule in PASSING else "DROP"
         assert verdict.name == wanted, case.name
     assert list(program.others.values()) == wrongs
-    assert list(program.counts.values()) == rules
+    assert list(program.counts.values())[: len(rules)] == rules
     assert not any(done.reasons.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -232,3 +233,30 @@ def test_the_number_of_flows_is_said_once_and_in_range():
     ):  # fmt: skip
         with pytest.raises(raceway.RulesError, match=reason):
             parse_rules(text)
+
+
+def test_explanations_follow_what_the_host_sends(tmp_path):
+    from scapy.layers.inet import IP, UDP
+    from scapy.layers.inet6 import IPv6
+    from scapy.layers.l2 import Ether
+    from scapy.utils import wrpcap
+
+    ether = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+    pairs = [(IP, "10.0.0.1", "10.0.0.2"), (IPv6, "2001:db8::1", "2001:db8::2")]
+    packets = []
+    for kind, host, peer in pairs:
+        answer = ether / kind(src=peer, dst=host) / UDP(sport=53, dport=9)
+        packets += [answer, ether / kind(src=host, dst=peer) / UDP(sport=9, dport=53), answer]
+    wrpcap(str(tmp_path / "trace.pcap"), packets)
+    (tmp_path / "wall.rules").write_text("default drop\npass established\n")
+    words = [sys.executable, "-m", "raceway", "firewall", "explain", "wall.rules", "trace.pcap"]
+
+    def said(*more: str):
+        return subprocess.run([*words, *more], cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    found = json.loads(said("--host", "10.0.0.1", "--host", "2001:db8::1", "--json").stdout.splitlines()[-1])
+    assert found["verdicts"] == ["DROP", "SENT", "PASS"] * 2
+    assert found["matches"] == [-1, -1, 0] * 2
+    without = said()
+    assert "without --host" in without.stderr
+    assert without.stdout.count("DROP") == 6

@@ -64,6 +64,7 @@ EXPLAIN_EPILOG = """[bold]Examples[/bold]
 
 \b
 raceway firewall explain wall.rules trace.pcap
+raceway firewall explain wall.rules trace.pcap --host 192.0.2.1 --host 2001:db8::1
 raceway firewall explain wall.rules --packet 0200000000010200000000020800...
 raceway firewall explain --format classbench acl1_10k trace.pcap --json | tail -1
 """
@@ -108,6 +109,13 @@ def explain(
     capture: Annotated[Path | None, typer.Argument(metavar="FILE.pcap", help="Packets to explain.")] = None,
     packet: Annotated[str, typer.Option("--packet", metavar="HEX", help="One packet, in hexadecimal.")] = "",
     format: _Format = "raceway",
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="An address of the host itself: what comes from there it sends, and that establishes flows.",
+        ),
+    ] = None,
     json: _Json = False,
 ) -> None:
     """Say for each packet of a capture which rule decides about it, and how."""
@@ -119,6 +127,11 @@ def explain(
         raise typer.BadParameter("a capture or --packet was expected, and not both")
     program = Program(_read(rules, format))
     packets = _packets(capture, packet)
+    hosts = _addresses(host or [])
+    if program.flows is not None and not hosts:
+        typer.echo(
+            "note: without --host ADDRESS nothing is sent by the host, so no flow is established", err=True
+        )
     if format == "classbench":
         found = matched(program, (data for data, _ in packets))
         if not json:
@@ -127,7 +140,14 @@ def explain(
         _finish(json, matches=found)
         return
     verdicts, matches, logs = [], [], []
-    for number, one in enumerate(judged(program, packets)):
+    for number, one in enumerate(judged(program, packets, hosts)):
+        if one is None:
+            verdicts.append("SENT")
+            matches.append(-1)
+            logs.append(-1)
+            if not json:
+                print(f"{number}  SENT  by the host")
+            continue
         rule = program.rule_set.rules[one.rule] if one.rule >= 0 else None
         diverted = rule is not None and one.verdict == REDIRECT
         verdicts.append("DIVERT" if diverted else one.verdict.name)
@@ -146,6 +166,21 @@ def explain(
             rule = program.rule_set.rules[one.logged]
             print(f"{' ' * len(str(number))}  logged by {rule.place}: {rule.text}")
     _finish(json, matches=matches, verdicts=verdicts, logs=logs)
+
+
+def _addresses(texts: list[str]) -> list[Any]:
+    from raceway.compile.addresses import prefix
+
+    found = []
+    for text in texts:
+        try:
+            one = prefix(text)
+            if not one.is_address or one.family == "mac":
+                raise ValueError(f"{text!r} is no IP address")
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--host") from None
+        found.append(one.address)
+    return found
 
 
 def _packets(capture: Path | None, packet: str) -> list[tuple[bytes, int]]:
