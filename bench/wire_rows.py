@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from bench import divert, firewall, kernel_filters, wires
+from bench import divert, firewall, goodput, kernel_filters, wires
 from bench.peers import Measurement, PeerUnavailable
 from bench.peers.af_xdp import dpdk_echo, dpdk_forward, dpdk_receive, dpdk_transmit
 from bench.peers.kernel_paths import linux_bridge, packet_send, tap_write, udp_ping_pong
@@ -130,6 +130,15 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
             [(partial(divert.nfqueue, seconds), [_row("the host's stack, nobody looking", _NFQUEUE, None)])],
         ),
         (
+            partial(goodput.ours, seconds),
+            [
+                (partial(goodput.nft, seconds), [_pages("under a flood", "nft, netdev ingress", 1),
+                                                 _pages("without a flood", "nft, netdev ingress", None)]),
+                (partial(goodput.nothing, seconds), [_pages("under a flood", "no firewall", None),
+                                                     _pages("without a flood", "no firewall", None)]),
+            ],
+        ),
+        (
             partial(wires.inject, seconds),
             [
                 (partial(tap_write, seconds), [_row("inject into the host stack", "TAP, write by one thread", 2)]),
@@ -141,6 +150,10 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
 
 def _row(work: str, peer: str, goal: float | None) -> Row:
     return Row(work, peer, "Mpps", goal, group=GROUP)
+
+
+def _pages(when: str, peer: str, goal: float | None) -> Row:
+    return Row(f"firewall: goodput of a web server {when}", peer, "pages/s", goal, group=GROUP)
 
 
 def _trip(work: str, peer: str) -> Row:
