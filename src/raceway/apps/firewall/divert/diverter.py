@@ -192,7 +192,9 @@ class Diverter:
                 one.prepare()
             rings = DivertRings(self.interface)
             link = rings.source.interface.index
-            self.loop.connect(rings.source, rings.target, link, rings.target.live)
+            # Where Python is what packets wait for, a run in the kernel would only take a processor from it.
+            native = all(one.native for one in self.loop.inspectors)
+            self.loop.connect(rings.source, rings.target, link, rings.target.live if native else 0)
             self._rings, self.failure = rings, None
             self._stop.clear()
             self._thread = threading.Thread(target=self._run, name="raceway divert", daemon=True)

@@ -24,8 +24,8 @@ from raceway.apps.firewall.divert.records import (
     Named,
 )
 from raceway.apps.forwarder.move import move_packet, slots_needed
-from raceway.kernel.live import Live
-from raceway.memory.access import call_batch, load_u8, load_u32, store_8
+from raceway.kernel.live import OFF, Live
+from raceway.memory.access import call_batch, load_acquire, load_u8, load_u32, store_8
 from raceway.memory.jit import entry, inner
 from raceway.memory.layout import KRING_SIZE, MORE_FRAGMENTS, SLOT_SIZE, Batch, Kring, PortState, Ring, Slot
 from raceway.memory.ring import distance, following
@@ -190,10 +190,12 @@ def _move(state: Diverted, judged: Judged, source: Kring, target: Kring, tail: i
 
 
 @inner
-def _hurry(live: int, now: int) -> None:
-    """Packets come faster than they go: let them go as live frames, if that was not found to be no better. The port
-    itself judges by how many go; where processors are short, even a stream is a trickle there."""
-    if now >= Live(live).not_before:
+def _hurry(live: int) -> None:
+    """Packets come faster than they go: let them go as live frames. The port itself judges by how many go, and measures
+    whether more do then; where processors are short, even a stream looks like a trickle, and what a run saves is lost
+    on others. Here is a backlog, so what costs less a packet is right, and is not put to the trial (slower: 0)."""
+    if load_acquire(live) == OFF:
+        Live(live).slower = 0
         live_start(live)
 
 
@@ -220,7 +222,7 @@ def _round(state: Diverted) -> int:
             state.asked = number + 1
             return moved
         if state.live != 0 and distance(first, incoming.tail, incoming.slot_count) > incoming.slot_count // 2:
-            _hurry(state.live, state.now)
+            _hurry(state.live)
         gone = _move(state, judged, incoming, outgoing, incoming.tail)
         if gone != 0:
             moved += gone
