@@ -155,3 +155,24 @@ def test_write_try_attach(tutorial):
     deadline = time.monotonic() + 30
     while "1 received" not in tutorial.run(ping, ok=False):
         assert time.monotonic() < deadline
+
+
+@pytest.mark.skipif(INTERPRETED, reason="eBPF is made by the compiler that NUMBA_DISABLE_JIT switches off")
+@pytest.mark.parametrize("tutorial", ["firewall.md"], indirect=True)
+def test_packets_that_a_rule_hands_to_python(tutorial):
+    (program,) = (one for one in tutorial.blocks("python") if "asks for a secret" in one)
+    (tutorial.folder / "look.py").write_text(program)
+    tutorial.run("echo 'divert inspector")
+    page, secret = "raceway lab run a curl -s -o", "raceway lab run a curl -s -m"
+    with tutorial.running("raceway lab run b python3 -m http.server"):
+        deadline = time.monotonic() + 30
+        while tutorial.run(page, ok=False).strip() != "200":
+            assert time.monotonic() < deadline
+        with tutorial.running("raceway lab run b raceway firewall run", "in force") as firewall:
+            assert tutorial.run(page).strip() == "200"
+            assert tutorial.run(secret, ok=False) == ""
+            assert re.search(
+                r"inspector: [1-9]\d* passed, [1-9]\d* dropped, 0 failed",
+                tutorial.run("raceway lab run b raceway firewall status"),
+            )
+            assert "10.0.0.1 asks for a secret" in firewall.stdout.readline()
