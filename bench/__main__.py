@@ -16,7 +16,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from bench import attaching, filters, firewall, kernel_functions, programs
+from bench import attaching, filters, firewall, firewall_load, kernel_functions, programs
 from bench.gaps import gap_errors
 from bench.peers import (
     Measurement,
@@ -165,6 +165,9 @@ def table(rounds: int, scale: float, wanted: Callable[[Row], bool]) -> list[Row]
         "firewall: reload of 10,000 rules, from the file", "nft -f", "s", 1, better="lower", group="nic"
     )
     add(row, partial(firewall.reload, "acl1_10k"), partial(firewall.nft_reload, "acl1_10k"))
+    loaded = firewall_load.rows()
+    if any(wanted(row) for row in loaded):
+        rows += contest(firewall_load.ours, [(firewall_load.nft, loaded)], min(rounds, 3))
     attached = attaching.rows()
     if any(wanted(row) for row in attached):
         rows += contest(attaching.ours, [(attaching.theirs, attached)], min(rounds, 3))

@@ -28,6 +28,7 @@ from raceway.compile.flows import lowering as lowering_flows
 from raceway.compile.lowering import MOVING, PACKET
 from raceway.compile.lowering_addresses import build
 from raceway.compile.pipeline import OFTEN, PartLibrary
+from raceway.compile.remembering import operators_remembered
 from raceway.compile.rewrite import Rewriter
 from raceway.compile.source import Source
 from raceway.memory.access import load_i64, store_8
@@ -129,7 +130,8 @@ class Typed:
         self.packet = MOVING if any(map(_moves, self.sources)) else PACKET
         """The type of its packet."""
         try:
-            self.dispatcher.get_call_template((self.packet,), {})
+            with operators_remembered():
+                self.dispatcher.get_call_template((self.packet,), {})
             self.overload = self.dispatcher.overloads[(self.packet,)]
             returned = self.overload.signature.return_type
             if not isinstance(returned, types.Integer | types.Boolean):

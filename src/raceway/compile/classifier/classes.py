@@ -100,8 +100,10 @@ def _numbered(values: _Numbers) -> tuple[_Numbers, int]:
 def distinct_rows(columns: Sequence[_Numbers]) -> tuple[_Numbers, _Numbers]:
     """The distinct rows of some columns of numbers from 0, in order, int64 (rows, columns); and which each row is."""
     numbers, count = np.zeros(len(columns[0]), np.int64), 1
+    if not len(numbers):
+        return np.zeros((0, len(columns)), np.int64), numbers
     for column in columns:
-        values = int(column.max(initial=0)) + 1
+        values = int(column.max()) + 1
         numbers = numbers * values + column
         if count * values <= 4 * len(numbers) + (1 << 16):
             # There are few that could be, so nothing needs sorting.
@@ -111,8 +113,7 @@ def distinct_rows(columns: Sequence[_Numbers]) -> tuple[_Numbers, _Numbers]:
             numbers, count = ranks[numbers], int(ranks[-1]) + 1
         else:
             numbers, count = _ranked(numbers)
-    # Without any row there is none of them.
-    places = _first_places(numbers, count if len(numbers) else 0)
+    places = _first_places(numbers, count)
     return np.stack([column[places] for column in columns], axis=1), numbers
 
 
