@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from raceway.compile.classifier import walk
-from raceway.compile.classifier.groups import SIDES, Group, Parted
+from raceway.compile.classifier.groups import SIDES, Group, Parted, TooComplexError
 from raceway.compile.classifier.sets import NO_PORT, NO_PROTOCOL
-from raceway.compile.classifier.tries import Words, narrow_trie, wide_trie
+from raceway.compile.classifier.tries import Words, narrow_trie, number_table, wide_trie
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
 LARGEST_RULE = (1 << 21) - 2
+JOINT = 1 << 19
+"""Numbers that the table of all combinations may have."""
+_CLASSES = (1 << 16) - 1
 _WINDOW = 4096
 """Bases that are tried at once."""
 
@@ -23,44 +26,73 @@ def packed(parted: Parted) -> _Numbers:
     words = Words(walk.GROUP + walk.GROUP_WORDS * max(len(groups), 1))
     header = np.zeros(words.count, np.int64)
     header[walk.GROUP_COUNT] = len(groups)
-    for side, at in ((0, walk.SOURCE), (1, walk.DESTINATION)):
+    combs = [_comb(one) for one in groups]
+    places = [words.add(comb) for _, comb in combs]
+    bases = [base + (place << walk.BASE) for (base, _), place in zip(combs, places, strict=True)]
+    for side, at, rows in (
+        (0, walk.SOURCE, _columns(parted, 0, bases)),
+        (1, walk.DESTINATION, parted.dimensions[1].rows),
+    ):
         four, six, _ = parted.lines[side]
-        classes = parted.dimensions[side].of_intervals
-        header[at] = narrow_trie(words, four.starts, classes[0], 32)
-        header[at + 1] = wide_trie(words, six.starts, classes[1])
-        header[at + 2] = classes[2][0]
+        # What a trie finds is where the row of a class is.
+        place, width = words.add(rows), rows.shape[1]
+        found = [place + one * width for one in parted.dimensions[side].of_intervals]
+        header[at] = narrow_trie(words, four.starts, found[0])
+        header[at + 1] = wide_trie(words, six.starts, found[1])
+        header[at + 2] = found[2][0]
     for side, at, bits, none in (
         (2, walk.SOURCE_PORT, 16, NO_PORT),
         (3, walk.DESTINATION_PORT, 16, NO_PORT),
         (4, walk.PROTOCOL, 8, NO_PROTOCOL),
-        (5, walk.ANSWERS, 16, 0),
+        (5, walk.ANSWERS, 12, 0),
     ):
-        found, classes_ = parted.lines[side][0], parted.dimensions[side].of_intervals[0]
-        header[at] = narrow_trie(words, found.starts, classes_, bits)
-        header[at + 1] = classes_[np.searchsorted(found.starts, none, side="right") - 1]
-    combs = [_comb(one) for one in groups]
-    columns = [_columns(parted, 0, [bases for bases, _ in combs]), parted.dimensions[1].rows]
-    for side in range(2, SIDES):
-        # What a class adds to the number of a combination.
-        steps = [int(np.prod(one.rest_counts[side - 1 :])) for one in groups]
-        counts = [one.rest_counts[side - 2] for one in groups]
-        columns.append(
-            _columns(parted, side, [np.arange(n) * step for n, step in zip(counts, steps, strict=True)])
-        )
-    for side, rows in enumerate(columns):
-        header[walk.ROWS + side] = words.add(rows)
-    for index, (one, (_, comb)) in enumerate(zip(groups, combs, strict=True)):
+        starts, classes = parted.lines[side][0].starts, parted.dimensions[side].of_intervals[0]
+        if classes.max() > _CLASSES:
+            raise TooComplexError(f"the rules' ranges of ports are {classes.max() + 1:,} classes of ports")
+        header[at] = number_table(words, starts, classes, bits)
+        header[at + 1] = classes[np.searchsorted(starts, none, side="right") - 1]
+    _rest(parted, words, header)
+    for index, one in enumerate(groups):
         at = walk.GROUP + walk.GROUP_WORDS * index
         fits = _bits(one.fits)
-        header[at : at + walk.GROUP_WORDS] = [
-            words.add(comb),
-            words.add_halves(one.rest_classes),
+        header[at + walk.FITS : at + walk.GROUP_WORDS] = [
             words.add(fits),
             fits.shape[1],
             words.add_halves((one.firsts + 1).reshape(-1)),
             one.fits.shape[1],
         ]
     return np.concatenate([header, *words.blocks])
+
+
+def _rest(parted: Parted, words: Words, header: _Numbers) -> None:
+    """Ports, protocol and answers: a table of every group's class for each combination if there are few of those, and
+    else a table a group."""
+    groups = parted.groups
+    counts = [len(one.rows) for one in parted.dimensions[2:]]
+    columns = []
+    for side in range(2, SIDES):
+        # What a class adds to the number of a group's combination.
+        steps = [int(np.prod(one.rest_counts[side - 1 :])) for one in groups]
+        sizes = [one.rest_counts[side - 2] for one in groups]
+        columns.append(
+            _columns(parted, side, [np.arange(n) * step for n, step in zip(sizes, steps, strict=True)])
+        )
+    if groups and int(np.prod(counts)) * len(groups) <= JOINT:
+        made = np.zeros((*counts, len(groups)), np.int64)
+        for index, one in enumerate(groups):
+            added = [column[:, index] for column in columns]
+            combined = np.add.outer(np.add.outer(np.add.outer(added[0], added[1]), added[2]), added[3])
+            made[..., index] = one.rest_classes[combined]
+        header[walk.JOINT] = words.add_halves(made.reshape(-1))
+        steps = [int(np.prod(counts[side + 1 :])) for side in range(len(counts))]
+    else:
+        steps = [len(groups)] * len(counts)
+        for index, rows in enumerate(columns):
+            header[walk.ROWS + index] = words.add(rows)
+        for index, one in enumerate(groups):
+            header[walk.GROUP + walk.GROUP_WORDS * index] = words.add_halves(one.rest_classes)
+    for at, step in zip(walk.NUMBERS, steps, strict=True):
+        header[at + walk.STEP] = step * len(groups) if header[walk.JOINT] else step
 
 
 def _columns(parted: Parted, side: int, values: list[_Numbers]) -> _Numbers:

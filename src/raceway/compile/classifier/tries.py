@@ -1,12 +1,16 @@
-"""From an address or a port to its class: a trie of 8-bit steps, whose leaves are classes or lines of a few boundaries.
+"""From an address to what is known of it: a trie of 8-bit steps, whose leaves are numbers or lines of a few boundaries.
+And from a port to its class, which is a table.
 
-An entry is a number of 30 bits and a kind: a class (LEAF), or where in the words there is more::
+An entry is a number of 30 bits and a kind: what is looked for (LEAF), or where in the words there is more::
 
-    LINE   up to 7 boundaries of 32 bits, or 4 of 128, in order; and the class before, between and behind them
+    LINE   up to 7 boundaries of 32 bits, or 4 of 128, in order; and the number before, between and behind them
     TABLE  256 entries, by the key's next 8 bits
     WIDE   65,536 entries, by its first 16
 
 A line stands for as much of the keys as has few boundaries, so a trie of ten prefixes is a single line.
+
+A port's entry is a class (LEAF), or where its table is: as many numbers as there are ports, of 8 bits (BYTES) or of 16
+(PAIRS). No branch of that depends on the port.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from raceway.compile.classifier.classes import expanded
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
 LEAF, LINE, TABLE, WIDE = range(4)
+BYTES, PAIRS = 1, 2
 LINE_4, LINE_6 = 7, 4
 """Boundaries in a line."""
 LINE_6_WORDS = 12
@@ -28,8 +33,11 @@ _AT_ONCE = 1024
 """Tables that are made at once: what is worked with stays in the processor's cache."""
 
 
+_CACHE_LINE = 8
+
+
 class Words:
-    """Words in the making: blocks behind each other."""
+    """Words in the making: blocks behind each other, each from the beginning of a cache line."""
 
     def __init__(self, used: int) -> None:
         self.count = used
@@ -38,13 +46,21 @@ class Words:
     def add(self, block: Any) -> int:
         """Put words at the end; return where they begin."""
         block = np.ascontiguousarray(block, np.int64).reshape(-1)
-        at = self.count
+        at = self._next()
         self.blocks.append(block)
         self.count += len(block)
         return at
 
+    def _next(self) -> int:
+        """Where the next block begins."""
+        if rest := -self.count % _CACHE_LINE:
+            self.blocks.append(np.zeros(rest, np.int64))
+            self.count += rest
+        return self.count
+
     def room(self, count: int) -> tuple[int, _Numbers]:
         """Room for words at the end, 0 all of them: where it begins, and itself, to be filled in."""
+        self._next()
         block = np.zeros(count, np.int64)
         self.blocks.append(block)
         self.count += count
@@ -72,16 +88,27 @@ class _Step(NamedTuple):
     kind: int
 
 
-def narrow_trie(words: Words, starts: _Numbers, classes: _Numbers, bits: int) -> int:
-    """Build the trie of keys of 8, 16 or 32 bits; return its entry.
+def number_table(words: Words, starts: _Numbers, classes: _Numbers, bits: int) -> int:
+    """Build the table of numbers of some bits; return its entry. starts, classes: as for `narrow_trie`."""
+    inside = starts < 1 << bits
+    starts, classes = starts[inside], classes[inside]
+    if (classes == classes[0]).all():
+        return int(classes[0]) << 2 | LEAF
+    kind, size = (BYTES, np.uint8) if classes.max() < 256 else (PAIRS, np.uint16)
+    lengths = np.diff(np.concatenate((starts, [1 << bits])))
+    return words.add(np.repeat(classes.astype(size), lengths).view(np.int64)) << 2 | kind
 
-    starts: int64, where intervals begin, the first at 0; classes: of each. What begins at 2**bits or behind is left
-    out.
+
+def narrow_trie(words: Words, starts: _Numbers, classes: _Numbers) -> int:
+    """Build the trie of keys of 32 bits; return its entry.
+
+    starts: int64, where intervals begin, the first at 0; classes: of each, numbers of 30 bits. What begins at 2**32 or
+    behind is left out.
     """
-    changes = np.concatenate(([True], classes[1:] != classes[:-1])) & (starts < 1 << bits)
+    changes = np.concatenate(([True], classes[1:] != classes[:-1])) & (starts < 1 << 32)
     starts, classes = starts[changes], classes[changes]
     steps = []
-    left = bits
+    left = 32
     while left:
         size = 16 if left == 32 else 8
         left -= size

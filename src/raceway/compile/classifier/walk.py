@@ -2,19 +2,21 @@
 
 The words begin with a header; everything else is found by it::
 
-    0        how many groups
-    1  2  3  source: entry of the IPv4 trie, of the IPv6 trie, class of packets without
-    4  5  6  destination, the same
-    7  8     source port: entry of the trie, class of packets without
-    9 10     destination port, the same
-   11 12     protocol, the same
-   13 14     answers, the same (none is 0)
-   15 - 20   rows of the six dimensions: a word for each class and group
-   21 + 6g   group g: comb, rest classes, fits, words in a row of fits, firsts, how many rest classes
+    0         how many groups
+    1  2  3   source: entry of the IPv4 trie, of the IPv6 trie; what packets without have
+    4  5  6   destination, the same
+    7  8  9   source port: entry of its table, class of packets without, what a class counts
+    10 - 12   destination port, the same
+    13 - 15   protocol, the same
+    16 - 18   answers, the same (none is 0)
+    19        table of all combinations of those four sides, if they are few enough: each group's rest class
+    20 - 23   else rows of the four sides: a word for each class and group
+    24 + 5g   group g: rest classes (of those rows' sums), fits, words in a row of fits, firsts, how many rest classes
 
-A source's row word is where its comb begins, and a number that its cells in the comb bear (`OWNER` bits). A cell holds
-its owner, and either one rule and the row of `fits` whose bit says whether the rest does; or, with `ROW` set, a row
-of `firsts`.
+What a trie finds is where the row of an address's class is, a word for each group. A source's is where its row of
+the group's comb begins, and a number that its cells in the comb bear (`OWNER` bits); a destination's is how far into
+that row. A cell holds its owner, and either one rule and the row of `fits` whose bit says whether the rest does; or,
+with `ROW` set, a row of `firsts`.
 """
 
 from __future__ import annotations
@@ -23,23 +25,17 @@ from typing import Any
 
 from raceway.compile import locate
 from raceway.compile.addresses import signed64
-from raceway.compile.classifier.tries import LEAF, LINE, SIGN, WIDE
+from raceway.compile.classifier.tries import BYTES, LEAF, LINE, SIGN, WIDE
 
-GROUP_COUNT, SOURCE, DESTINATION, SOURCE_PORT, DESTINATION_PORT, PROTOCOL, ANSWERS, ROWS = (
-    0,
-    1,
-    4,
-    7,
-    9,
-    11,
-    13,
-    15,
-)
-GROUP, GROUP_WORDS = 21, 6
-OWNER, ROW, RULE, FIT = 42, 41, 20, (1 << 20) - 1
+GROUP_COUNT, SOURCE, DESTINATION = 0, 1, 4
+NUMBERS = SOURCE_PORT, DESTINATION_PORT, PROTOCOL, ANSWERS = 7, 10, 13, 16
+STEP = 2
+JOINT, ROWS = 19, 20
+GROUP, GROUP_WORDS = 24, 5
+FITS = 1
+BASE, OWNER, ROW, RULE, FIT = 21, 42, 41, 20, (1 << 20) - 1
 NOBODY = (1 << 21) - 1
 _HALF = 0xFFFFFFFF
-_PORTS = 1 << 32
 _FOUND = (1 << 21) - 1
 _NO_RULE = 1 << 30
 NONE = -1
@@ -67,6 +63,9 @@ WRONGS = (
     "fragment that would overwrite the transport header (RFC 3128)",
 )
 """What can be wrong with a packet, by number."""
+_PLAIN = 14 + 20 + 20
+"""Bytes in which every header is whole that `key` looks at: Ethernet, IPv4, TCP."""
+_PORTED, _PORTED_HIGH = 1 << 6 | 1 << 17 | 1 << 33, 1 << 132 - 128 | 1 << 136 - 128
 _STEPS = 64
 # More than any trie has. So many turns are not written out one behind the other, which the kernel's verifier would walk
 # in every combination.
@@ -81,6 +80,34 @@ def key(packet: Any, words: Any) -> None:
     end of the IP packet (Ethernet's padding, to 60 bytes, and whatever else a sender puts there) is not looked at: a
     tiny first fragment is always padded, and its receiver takes nothing from there.
     """
+    length = len(packet)
+    # What most packets are: IPv4 without tags or options, whole, no later fragment. All of it is looked at before
+    # anything is decided, and what protocols differ in is computed: nobody can foretell a packet's protocol.
+    if length >= _PLAIN and packet.load32(12) >> 8 == 0x080045:
+        total = packet.load16(16)
+        number = packet.load8(23)
+        # Below zero if it is TCP with a header that is too short, or longer than the packet.
+        data = (packet.load8(46) >> 4) << 2
+        short = ((number ^ 6) - 1) & ((data - 20) | (total - 20 - data))
+        if total >= 40 and total + 14 <= length and packet.load16(20) & 0x1FFF == 0 and short >= 0:
+            words[FAMILY] = 4
+            words[SOURCE_HIGH] = words[DESTINATION_HIGH] = 0
+            words[SOURCE_LOW] = packet.load32(26)
+            words[DESTINATION_LOW] = packet.load32(30)
+            words[NUMBER] = number
+            words[WRONG] = 0
+            # All ones if the number is below 64, or from 128 to 191: then one bit says whether it has ports.
+            low = (number >> 6) - 1 >> 63
+            high = ((number >> 6) ^ 2) - 1 >> 63
+            without = (((low & _PORTED) | (high & _PORTED_HIGH)) >> (number & 63) & 1) - 1
+            words[PORT_OF_SOURCE] = packet.load16(34) | without
+            words[PORT_OF_DESTINATION] = packet.load16(36) | without
+            return
+    key_of_any(packet, words)
+
+
+def key_of_any(packet: Any, words: Any) -> None:
+    """The same, whatever the packet is."""
     words[FAMILY] = words[SOURCE_HIGH] = words[SOURCE_LOW] = words[DESTINATION_HIGH] = words[
         DESTINATION_LOW
     ] = 0
@@ -165,44 +192,62 @@ def key(packet: Any, words: Any) -> None:
     words[WRONG] = wrong
 
 
-def _half(table: Any, at: int, index: int) -> int:
+def half(table: Any, at: int, index: int) -> int:
     """The number of 32 bits at an index behind a word."""
     number: int = (table[at + (index >> 1)] >> ((index & 1) << 5)) & _HALF
     return number
 
 
-def narrow(table: Any, entry: int, key: int, bits: int) -> int:
-    """The class of a key of 8, 16 or 32 bits."""
+def number(table: Any, side: int, key: int) -> int:
+    """What the class of a port, a protocol or an answer counts."""
+    entry = table[side]
+    kind = entry & 3
+    found = at = entry >> 2
+    if kind == BYTES:
+        found = (table[at + (key >> 3)] >> ((key & 7) << 3)) & 0xFF
+    elif kind != LEAF:
+        found = (table[at + (key >> 2)] >> ((key & 3) << 4)) & 0xFFFF
+    counted: int = found * table[side + STEP]
+    return counted
+
+
+def line_4(table: Any, at: int, key: int) -> int:
+    """What a line of seven boundaries says of a key of 32 bits."""
+    one, two, three, four = table[at], table[at + 1], table[at + 2], table[at + 3]
+    # A difference's sign, for eBPF has no comparison but branches: seven would be 128 ways for its verifier.
+    behind = (
+        ((one & _HALF) - 1 - key >> 63) + (((one >> 32) & _HALF) - 1 - key >> 63)
+        + ((two & _HALF) - 1 - key >> 63) + (((two >> 32) & _HALF) - 1 - key >> 63)
+        + ((three & _HALF) - 1 - key >> 63) + (((three >> 32) & _HALF) - 1 - key >> 63)
+        + ((four & _HALF) - 1 - key >> 63)
+    )  # fmt: skip
+    return half(table, at + 4, -behind)
+
+
+def narrow(table: Any, entry: int, key: int) -> int:
+    """What is found for a key of 32 bits."""
     # What is left of the key, at the top of 32 bits. (A count of bits would be a number that the kernel's verifier
     # follows from turn to turn.)
-    rest = key << (32 - bits)
+    rest = key
     for _ in range(_STEPS):
         kind = entry & 3
         at = entry >> 2
         if kind == LEAF:
             return at
         if kind == LINE:
-            one, two, three, four = table[at], table[at + 1], table[at + 2], table[at + 3]
-            # A difference's sign, for eBPF has no comparison but branches: seven would be 128 ways for its verifier.
-            behind = (
-                ((one & _HALF) - 1 - key >> 63) + (((one >> 32) & _HALF) - 1 - key >> 63)
-                + ((two & _HALF) - 1 - key >> 63) + (((two >> 32) & _HALF) - 1 - key >> 63)
-                + ((three & _HALF) - 1 - key >> 63) + (((three >> 32) & _HALF) - 1 - key >> 63)
-                + ((four & _HALF) - 1 - key >> 63)
-            )  # fmt: skip
-            return _half(table, at + 4, -behind)
+            return line_4(table, at, key)
         if kind == WIDE:
             index = (rest >> 16) & 0xFFFF
             rest <<= 16
         else:
             index = (rest >> 24) & 0xFF
             rest <<= 8
-        entry = _half(table, at, index)
+        entry = half(table, at, index)
     return 0
 
 
 def wide(table: Any, entry: int, high: int, low: int) -> int:
-    """The class of a key of 128 bits."""
+    """What is found for a key of 128 bits."""
     left, right = high, low
     for _ in range(_STEPS):
         kind = entry & 3
@@ -216,7 +261,7 @@ def wide(table: Any, entry: int, high: int, low: int) -> int:
                 mine = high ^ SIGN
                 if mine > above or (mine == above and (low ^ SIGN) >= below):
                     behind = index + 1
-            return _half(table, at + 8, behind)
+            return half(table, at + 8, behind)
         if kind == WIDE:
             index = (left >> 48) & 0xFFFF
             left = left << 16 | (right >> 48) & 0xFFFF
@@ -226,7 +271,7 @@ def wide(table: Any, entry: int, high: int, low: int) -> int:
             left = left << 8 | (right >> 56) & 0xFF
             right = signed64(right << 8)
         left = signed64(left)
-        entry = _half(table, at, index)
+        entry = half(table, at, index)
     return 0
 
 
@@ -234,49 +279,55 @@ def match(table: Any, words: Any, answers: int) -> int:
     """Return the number of the first rule that a key and the answers to what else is asked match, or -1."""
     family = words[FAMILY]
     if family == 4:
-        source = narrow(table, table[SOURCE], words[SOURCE_LOW], 32)
-        destination = narrow(table, table[DESTINATION], words[DESTINATION_LOW], 32)
+        source = narrow(table, table[SOURCE], words[SOURCE_LOW])
+        destination = narrow(table, table[DESTINATION], words[DESTINATION_LOW])
     elif family == 6:
         source = wide(table, table[SOURCE + 1], words[SOURCE_HIGH], words[SOURCE_LOW])
         destination = wide(table, table[DESTINATION + 1], words[DESTINATION_HIGH], words[DESTINATION_LOW])
     else:
         source, destination = table[SOURCE + 2], table[DESTINATION + 2]
-    source_port, destination_port = table[SOURCE_PORT + 1], table[DESTINATION_PORT + 1]
     if words[PORT_OF_SOURCE] >= 0:
-        source_port = narrow(table, table[SOURCE_PORT], words[PORT_OF_SOURCE], 16)
-        destination_port = narrow(table, table[DESTINATION_PORT], words[PORT_OF_DESTINATION], 16)
-    protocol = table[PROTOCOL + 1]
+        source_port = number(table, SOURCE_PORT, words[PORT_OF_SOURCE])
+        destination_port = number(table, DESTINATION_PORT, words[PORT_OF_DESTINATION])
+    else:
+        source_port = table[SOURCE_PORT + 1] * table[SOURCE_PORT + STEP]
+        destination_port = table[DESTINATION_PORT + 1] * table[DESTINATION_PORT + STEP]
     if words[NUMBER] >= 0:
-        protocol = narrow(table, table[PROTOCOL], words[NUMBER], 8)
-    answer = table[ANSWERS + 1]
-    if answers != 0:
-        answer = narrow(table, table[ANSWERS], answers, 16)
+        protocol = number(table, PROTOCOL, words[NUMBER])
+    else:
+        protocol = table[PROTOCOL + 1] * table[PROTOCOL + STEP]
+    answer = number(table, ANSWERS, answers)
+    joint = table[JOINT]
+    if joint != 0:
+        source_port += protocol + destination_port + answer
+    else:
+        source_port += table[ROWS]
+        destination_port += table[ROWS + 1]
+        protocol += table[ROWS + 2]
+        answer += table[ROWS + 3]
     groups = table[GROUP_COUNT]
     best = _NO_RULE
-    source = table[ROWS] + source * groups
-    destination = table[ROWS + 1] + destination * groups
-    source_port = table[ROWS + 2] + source_port * groups
-    destination_port = table[ROWS + 3] + destination_port * groups
-    protocol = table[ROWS + 4] + protocol * groups
-    answer = table[ROWS + 5] + answer * groups
     header = GROUP
     for group in range(groups):
         mine = table[source + group]
-        cell = table[table[header] + (mine >> 21) + table[destination + group]]
+        cell = table[(mine >> BASE) + table[destination + group]]
         # All ones if the cell is this source's. Where the traffic is mixed nobody can foretell that, so nobody is asked
         # to: what is not ours is worked out too, and forgotten.
         ours = ((cell >> OWNER) ^ (mine & NOBODY)) - 1 >> 63
-        combined = (
-            table[source_port + group] + table[destination_port + group]
-            + table[protocol + group] + table[answer + group]
-        )  # fmt: skip
-        rest = _half(table, table[header + 1], combined)
+        if joint != 0:
+            rest = half(table, joint, source_port + group)
+        else:
+            combined = (
+                table[source_port + group] + table[destination_port + group]
+                + table[protocol + group] + table[answer + group]
+            )  # fmt: skip
+            rest = half(table, table[header], combined)
         if (cell >> ROW) & 1:
-            rule = _half(table, table[header + 4], (cell & ((1 << ROW) - 1)) + rest) - 1
+            rule = half(table, table[header + 3], (cell & ((1 << ROW) - 1)) + rest) - 1
             ours &= ~(rule >> 63)
         else:
             rule = (cell >> RULE) & _FOUND
-            fits = table[header + 2] + (cell & FIT) * table[header + 3]
+            fits = table[header + 1] + (cell & FIT) * table[header + 2]
             ours &= -((table[fits + (rest >> 6)] >> (rest & 63)) & 1)
         best = min(best, rule & _FOUND | ~ours & _NO_RULE)
         header += GROUP_WORDS
