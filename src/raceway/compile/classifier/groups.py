@@ -28,6 +28,7 @@ _Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _CELLS = 1 << 23
 _REST_CELLS = 1 << 19
 _ROW_CELLS = 1 << 25
+_FEW_RULES, _FEW_CELLS, _FEW_FIRSTS = 1 << 9, 1 << 16, 1 << 18
 SIDES = 6
 GROUPS = 32
 """At most. A packet's cost grows with them."""
@@ -140,6 +141,7 @@ def part(boxes: Sequence[tuple[int, Box]]) -> Parted:
                 f"{len(boxes):,} rules overlap in too many ways: {GROUPS} groups were not enough to keep each below "
                 f"{_CELLS:,} cells; write ranges of ports and prefixes that nest rather than cross"
             )
+    chosen = _together(chosen, wanted, axes)
     dimensions = [dimension(axis, [wanted[mine, side] for mine in chosen]) for side, axis in enumerate(axes)]
     groups = [_group(index, rules[mine], wanted[mine], dimensions) for index, mine in enumerate(chosen)]
     return Parted(dimensions, lines, groups)
@@ -169,6 +171,29 @@ def _small(wanted: _Numbers, axes: list[Axis], most: list[int]) -> bool:
         column, _ = axes[side].cut(wanted[:, side])
         areas *= axes[side].members(wanted[:, side], column).counts[wanted[:, side]]
     return int(areas.sum()) <= _CELLS
+
+
+def _together(groups: list[_Numbers], wanted: _Numbers, axes: list[Axis]) -> list[_Numbers]:
+    """Make one group of the smallest ones, as long as it stays small: a packet's cost grows with their number."""
+    groups = sorted(groups, key=len)
+    while len(groups) > 1 and len(groups[0]) + len(groups[1]) <= _FEW_RULES:
+        both = np.sort(np.concatenate(groups[:2]))
+        mine = wanted[both]
+        cut = [dimension(axis, [mine[:, side]]) for side, axis in enumerate(axes)]
+        counts = tuple(one.counts[0] for one in cut)
+        areas = np.ones(len(mine), np.int64)
+        for side in (0, 1):
+            areas *= cut[side].members[0].counts[mine[:, side]]
+        if int(areas.sum()) > _FEW_CELLS or int(np.prod(counts[2:])) > _FEW_CELLS:
+            break
+        combinations, _ = distinct_rows([*mine[:, 2:].T])
+        fits, _ = _rest(0, combinations, counts[2:], cut)
+        # Where cells hold several rules each, they may be as many rows of firsts.
+        if counts[0] * counts[1] * fits.shape[1] > _FEW_FIRSTS:
+            break
+        groups[:2] = [both]
+        groups.sort(key=len)
+    return groups
 
 
 def _halves(mine: _Numbers, wanted: _Numbers) -> list[_Numbers]:
