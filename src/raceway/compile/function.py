@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from raceway.compile.checker import check
 from raceway.compile.kernel import InterpretedKernel, Kernel
@@ -17,8 +18,31 @@ from raceway.compile.source import Source
 from raceway.compile.verdicts import Verdict
 from raceway.memory.jit import INTERPRETED
 
+if TYPE_CHECKING:
+    from raceway.compile.classifier.classifier import Classifier
+    from raceway.compile.state.words import State
+
 REASONS = ("out_of_bounds", "arithmetic", "bad_verdict", "other_error")
 """Why a packet is ABORTED: the names of the counters in `memory.layout.BATCH`."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """How a packet function is made of three parts::
+
+        key = classifier.key(packet)
+        return decided(packet, key.wrong, classifier.match(key, asked(packet)))
+
+    The first two only look at a packet, so machine code may do them for many packets before it decides about the first
+    of those. asked: a function of a packet, or None for no answers; it must not fail, nor look at what `decided`
+    changes. (A function may leave out what does not matter to `decided`, as the rule of a packet that is malformed.)
+    """
+
+    classifier: Classifier
+    asked: Any
+    decided: Any
+    by_rule: tuple[State, ...] = ()
+    """State whose word at the rule's number `decided` will look at: fetched for all packets before it does."""
 
 
 class PacketFunction:
@@ -38,6 +62,7 @@ class PacketFunction:
         self.generated: Any = None
         self.kept_as: Any = None
         self.simulated: Any = None
+        self.staged: Staged | None = None
         self._native: Kernel | None = None
         self._interpreted: InterpretedKernel | None = None
         functools.update_wrapper(self, function)

@@ -31,7 +31,9 @@ from raceway.compile.pipeline import OFTEN, PartLibrary
 from raceway.compile.remembering import operators_remembered
 from raceway.compile.rewrite import Rewriter
 from raceway.compile.source import Source
+from raceway.compile.state.words import State
 from raceway.memory.access import load_i64, store_8
+from raceway.memory.jit import inner
 from raceway.memory.layout import METADATA, SLOT, Batch, Metadata, Slot
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ class Typed:
     """A packet function whose parts are typed and lowered, for whatever target: made once a function."""
 
     def __init__(self, function: PacketFunction) -> None:
-        helpers = _Helpers([function.function])
+        helpers = self._helpers = _Helpers([function.function])
         self.rewritten = prepare(function, helpers)
         self.sources = [function.source, *helpers.sources]
         OFTEN.add(self.rewritten.__code__)
@@ -142,6 +144,10 @@ class Typed:
         except errors.NumbaError as error:
             raise native_errors.explained(error, self.sources) from error
 
+    def helper(self, function: Any) -> Any:
+        """The dispatcher of a function that this one calls."""
+        return self._helpers.made[function][0]
+
 
 def _moves(source: Source) -> bool:
     """Whether a function speaks of moving the packet's head."""
@@ -159,8 +165,14 @@ def typed(function: PacketFunction) -> Typed:
 def compile_kernel(function: PacketFunction) -> NativeKernel:
     """Compile a packet function into its batch kernel."""
     made = typed(function)
+    if function.staged is not None and function.staged.classifier.joint and made.packet == PACKET:
+        from raceway.compile import native_stages
+
+        loop = native_stages.kernel(function.staged, made)
+    else:
+        loop = _kernel(made.dispatcher)
     try:
-        compiled = numba.cfunc("int64(int64)", **_KERNEL_OPTIONS)(_kernel(made.dispatcher))
+        compiled = numba.cfunc("int64(int64)", **_KERNEL_OPTIONS)(loop)
     except errors.NumbaError as error:
         raise native_errors.explained(error, made.sources) from error
     return NativeKernel(function.name, compiled, made.rewritten, made.packet == MOVING)
@@ -192,15 +204,7 @@ def _kernel(function: Any) -> Any:
                 function, buffer, slot.offset, slot.length, time, port, ring, buffer_size, slot.address, known
             )
             if verdict < 0:
-                if verdict == _BAD_VERDICT:
-                    batch.bad_verdict = batch.bad_verdict + 1
-                elif verdict == _OUT_OF_BOUNDS:
-                    batch.out_of_bounds = batch.out_of_bounds + 1
-                elif verdict == _ARITHMETIC:
-                    batch.arithmetic = batch.arithmetic + 1
-                else:
-                    batch.other_error = batch.other_error + 1
-                verdict = 0
+                verdict = failed(address, verdict)
             store_8(verdicts + index, verdict)
             at += 1
             if at == size:
@@ -208,6 +212,21 @@ def _kernel(function: Any) -> Any:
         return count
 
     return packet_kernel
+
+
+@inner
+def failed(address: int, verdict: int) -> int:
+    """Count why a packet of the batch at an address is ABORTED; return that verdict."""
+    batch = Batch(address)
+    if verdict == _BAD_VERDICT:
+        batch.bad_verdict = batch.bad_verdict + 1
+    elif verdict == _OUT_OF_BOUNDS:
+        batch.out_of_bounds = batch.out_of_bounds + 1
+    elif verdict == _ARITHMETIC:
+        batch.arithmetic = batch.arithmetic + 1
+    else:
+        batch.other_error = batch.other_error + 1
+    return 0
 
 
 _SLOT, _METADATA = Slot.size, Metadata.size
@@ -221,19 +240,20 @@ FAILURES = {
 """What `verdict_or_failure` gives for each kind of failure."""
 
 
-def _definitions(context: Any, parts: list[Any]) -> PartLibrary:
-    """The library of machine code's primitives, and of where the parts' state objects are."""
+def link(context: Any, parts: list[Any], states: tuple[State, ...] = ()) -> None:
+    """Link a kernel with its parts, machine code's primitives, and where the state objects of both are."""
     library = PartLibrary(context.codegen(), "raceway_primitives")
     used = {state for part in parts for state in primitives.states_named("".join(getattr(part, "texts", [])))}
-    library.add_text(primitives.native_definitions(sorted(used, key=lambda state: state.serial)))
+    library.add_text(primitives.native_definitions(sorted({*used, *states}, key=lambda state: state.serial)))
     library.finalize()
-    return library
+    for one in [*parts, library]:
+        context.active_code_library.add_linking_library(one)
 
 
-def verdict_or_failure(context: Any, builder: Any, compiled: Any, packet: Any) -> Any:
+def verdict_or_failure(context: Any, builder: Any, compiled: Any, *arguments: Any) -> Any:
     """Emit the call of the user's function: its verdict, or a negative number of `FAILURES`."""
     status, verdict = context.call_internal_no_propagate(
-        builder, compiled.fndesc, compiled.signature, (packet,)
+        builder, compiled.fndesc, compiled.signature, arguments
     )
     verdict = context.cast(builder, verdict, compiled.signature.return_type, types.int64)
     legal = builder.icmp_unsigned("<=", verdict, ir.Constant(_i64, 4))
@@ -273,9 +293,7 @@ def decide(
         else:
             packet = build(context, builder, PACKET, words.values())
             found = verdict_or_failure(context, builder, compiled, packet)
-        parts = compiled.library.parts()
-        for library in [*parts, _definitions(context, parts)]:
-            context.active_code_library.add_linking_library(library)
+        link(context, compiled.library.parts())
         return found
 
     integers = [types.int64] * 9

@@ -29,7 +29,7 @@ from raceway.compile.classifier.classifier import Classifier
 from raceway.compile.classifier.sets import LAST_ANSWER, QUESTIONS, Box, Ranges
 from raceway.compile.classifier.walk import WRONGS
 from raceway.compile.flows.flow_table import FlowTable
-from raceway.compile.function import PacketFunction, packet_function
+from raceway.compile.function import PacketFunction, Staged, packet_function
 from raceway.compile.pcap_filter.expression import Expression
 from raceway.compile.state import Counters, TokenBucket
 from raceway.compile.verdicts import Verdict
@@ -143,6 +143,14 @@ class Program:
         self.expressions = {what: Expression(what) for what in questions if what != ESTABLISHED}
         self._scope = self._make(questions, [rules[number] for number in limits])
         self.function: PacketFunction = self._scope["firewall"]
+        if not self.logging and self.flows is None:
+            # What is asked of a packet then does not depend on what was decided about those before it.
+            self.function.staged = Staged(
+                self.classifier,
+                self._scope.get("asked"),
+                self._scope["decided"],
+                (self.meanings, self.counts),
+            )
         self._noted: list[tuple[str, int]] = []
 
     def _flows(self, keep: Program | None) -> FlowTable:
@@ -199,8 +207,10 @@ class Program:
             for name in ("OTHERS", *_WHY)
             if name in self._scope
         }
+        scope = {**function.__globals__, **names}
+        scope["decided"] = types.FunctionType(self._scope["decided"].__code__, scope)
         made = copy.copy(self.function)
-        made.function = types.FunctionType(function.__code__, {**function.__globals__, **names})
+        made.function = types.FunctionType(function.__code__, scope)
         return made
 
 
@@ -243,18 +253,22 @@ def _source(rule_set: RuleSet, questions: dict[str, int], limits: list[Rule], na
     logging = [rule for rule in rule_set.rules if rule.action == LOG]
     if logging:
         lines += [*sampling.SOURCE.splitlines(), "", "", *_noting(logging), "", ""]
-    lines += ["@packet_function", "def firewall(packet):", "    key = RULES.key(packet)"]
-    if rule_set.malformed != "match":
-        lines += [
-            "    if key.wrong:",
-            "        OTHERS.add(key.wrong)",
-            f"        return {rule_set.malformed.upper()}",
-        ]
-    lines += ["    answers = 0"]
+    asking = ["    answers = 0"]
     for what, bit in questions.items():
         call = "FLOWS.arriving(packet, key)" if what == ESTABLISHED else f"{names[what]}(packet)"
-        lines += [f"    if {call}:", f"        answers |= {1 << bit}"]
-    lines += ["    rule = RULES.match(key, answers)"]
+        asking += [f"    if {call}:", f"        answers |= {1 << bit}"]
+    if questions and ESTABLISHED not in questions:
+        lines += ["def asked(packet):", *asking, "    return answers", "", ""]
+        asking = ["    answers = asked(packet)"]
+    lines += ["def decided(packet, wrong, rule):"]
+    if rule_set.malformed != "match":
+        lines += ["    if wrong:", "        OTHERS.add(wrong)", f"        return {rule_set.malformed.upper()}"]
+    lines += ["    if rule >= 0:", *(f"        {line}" for line in _deciding(rule_set))]
+    lines += ["    OTHERS.add(0)", f"    return {rule_set.default.upper()}", "", ""]
+    lines += ["@packet_function", "def firewall(packet):", "    key = RULES.key(packet)"]
+    if rule_set.malformed != "match":
+        lines += ["    if key.wrong:", "        return decided(packet, key.wrong, -1)"]
+    lines += [*asking, "    rule = RULES.match(key, answers)"]
     if logging:
         lines += [
             # What is decided by a rule before all that log is not looked up in those.
@@ -263,9 +277,7 @@ def _source(rule_set: RuleSet, questions: dict[str, int], limits: list[Rule], na
             "        if noted >= 0 and (rule < 0 or noted < rule):",
             "            note(packet, noted)",
         ]
-    lines += ["    if rule >= 0:"]
-    lines += [f"        {line}" for line in _deciding(rule_set)]
-    lines += ["    OTHERS.add(0)", f"    return {rule_set.default.upper()}"]
+    lines += ["    return decided(packet, 0, rule)"]
     return "\n".join(lines) + "\n"
 
 

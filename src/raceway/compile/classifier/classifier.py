@@ -62,6 +62,11 @@ class Classifier(State):
         """
         return walk.match(self.memory, key, answers & LAST_ANSWER)
 
+    @property
+    def joint(self) -> bool:
+        """Whether all combinations of ports, protocols and answers are in one table."""
+        return bool(self.words[walk.JOINT])
+
     def __len__(self) -> int:
         return self.rule_count
 
