@@ -262,7 +262,11 @@ def _source(rule_set: RuleSet, questions: dict[str, int], limits: list[Rule], na
         asking = ["    answers = asked(packet)"]
     lines += ["def decided(packet, wrong, rule):"]
     if rule_set.malformed != "match":
-        lines += ["    if wrong:", "        OTHERS.add(wrong)", f"        return {rule_set.malformed.upper()}"]
+        lines += [
+            "    if wrong:",
+            "        OTHERS.add(wrong)",
+            f"        return {rule_set.malformed.upper()}",
+        ]
     lines += ["    if rule >= 0:", *(f"        {line}" for line in _deciding(rule_set))]
     lines += ["    OTHERS.add(0)", f"    return {rule_set.default.upper()}", "", ""]
     lines += ["@packet_function", "def firewall(packet):", "    key = RULES.key(packet)"]

@@ -47,7 +47,7 @@ from raceway.compile.classifier.walk import (
     wide,
 )
 
-CHUNK = 64
+CHUNK = 128
 """Packets that are looked up together. Their keys and all that is found of them stay in the first-level cache."""
 KEYS = 0
 ANSWERS = CHUNK * KEY_WORDS
@@ -190,7 +190,7 @@ def _number_all(table: Any, words: Any, count: int, which: int) -> None:
         for index in range(count):
             key = words[at + index * apart]
             words[_REST + index] += (place ^ ((place ^ none) & (key >> 63))) * step
-    else:
+    elif place != 0:
         for index in range(count):
             words[_REST + index] += place * step
 
