@@ -14,7 +14,9 @@ import contextlib
 import random
 import re
 import shutil
+import socket
 import struct
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -47,7 +49,9 @@ def rules_in_kernel(name: str, seconds: float = SECONDS) -> list[Measurement]:
     return _raceway(_mixed(name), seconds)
 
 
-def _raceway(rules: RuleSet | str, seconds: float) -> list[Measurement]:
+def _raceway(
+    rules: RuleSet | str, seconds: float, verdicts: tuple[str, ...] = ("DROP", "PASS")
+) -> list[Measurement]:
     with (
         prepared() as stage,
         stage.lab.inside("b"),
@@ -55,7 +59,7 @@ def _raceway(rules: RuleSet | str, seconds: float) -> list[Measurement]:
     ):
 
         def count() -> int:
-            return sum(wall.attachment.counters[name] for name in ("DROP", "PASS"))
+            return sum(wall.attachment.counters[name] for name in verdicts)
 
         with source(stage) as one:
             value = rate(count, seconds)
@@ -74,11 +78,11 @@ def nft_rules(name: str, seconds: float = SECONDS) -> list[Measurement]:
     return _nft(nft_text(_mixed(name)), seconds)
 
 
-def _nft(rules: str, seconds: float) -> list[Measurement]:
+def _nft(rules: str, seconds: float, sets: str = "") -> list[Measurement]:
     _needs("nft")
     with prepared() as stage:
         name = stage.lab.interface("b")
-        _feed(stage, ["nft", "-f", "-"], _table(name, rules))
+        _feed(stage, ["nft", "-f", "-"], _table(name, rules, sets))
         count = _received(stage)
         with source(stage) as one:
             value = rate(count, seconds)
@@ -87,18 +91,21 @@ def _nft(rules: str, seconds: float) -> list[Measurement]:
         return [in_millions("nft, netdev ingress", value, detail, "nft -f RULES")]
 
 
-def _table(interface: str, rules: str) -> str:
-    head = f"table netdev bench {{ chain every {{ type filter hook ingress device {interface} priority 0;"
+def _table(interface: str, rules: str, sets: str = "") -> str:
+    head = f"table netdev bench {{\n{sets}\nchain every {{ type filter hook ingress device {interface} priority 0;"
     return f"{head}\n{rules}\n}}\n}}\n"
 
 
 def iptables_drops(seconds: float = SECONDS) -> list[Measurement]:
     """The same by iptables, in the raw table. Raises PeerUnavailable."""
+    return _iptables("-p udp --dport 9", seconds, lambda _: None, "iptables, raw")
+
+
+def _iptables(match: str, seconds: float, ready: Callable[[Stage], None], name: str) -> list[Measurement]:
     _needs("iptables")
     with prepared() as stage:
-        stage.command(
-            "b", "iptables", "-t", "raw", "-A", "PREROUTING", "-p", "udp", "--dport", "9", "-j", "DROP"
-        )
+        ready(stage)
+        stage.command("b", "iptables", "-t", "raw", "-A", "PREROUTING", *match.split(), "-j", "DROP")
         listing = ["iptables", "-t", "raw", "-vnxL", "PREROUTING"]
 
         def count() -> int:
@@ -111,11 +118,54 @@ def iptables_drops(seconds: float = SECONDS) -> list[Measurement]:
             value = rate(count, seconds)
             made = one.stop()
         detail: Detail = {"offered": made, "received": settled(count)}
-        return [
-            in_millions(
-                "iptables, raw", value, detail, "iptables -t raw -A PREROUTING -p udp --dport 9 -j DROP"
-            )
-        ]
+        return [in_millions(name, value, detail, f"iptables -t raw -A PREROUTING {match} -j DROP")]
+
+
+# A block-list that the flood's source is on.
+
+PREFIXES = 200_000
+_SOURCE = "10.0.0.99"
+"""Where source.py's packets come from, in the lab."""
+_LENGTHS, _SHARES = (24, 25, 28, 29, 30, 31, 32), (20, 2, 3, 4, 4, 5, 62)
+
+
+@cache
+def _block_list() -> list[str]:
+    """Prefixes that lie apart, of lengths as block-lists have, and the address that the flood comes from."""
+    chance = random.Random(6)
+    # In blocks of 256 addresses, of which none is in the lab's network.
+    blocks = chance.sample([one for one in range(1 << 16, 224 << 16) if one >> 16 != 10], PREFIXES - 1)
+    made = [_SOURCE]
+    for block, length in zip(blocks, chance.choices(_LENGTHS, _SHARES, k=len(blocks)), strict=True):
+        number = (block << 8 | chance.randrange(256)) >> (32 - length) << (32 - length)
+        made.append(f"{socket.inet_ntoa(number.to_bytes(4, 'big'))}/{length}")
+    return made
+
+
+def blocked(seconds: float = SECONDS) -> list[Measurement]:
+    """Packets a second of a flood whose source raceway finds in a list of 200,000 prefixes."""
+    with tempfile.NamedTemporaryFile("w", suffix=".netset") as file:
+        file.write("\n".join(_block_list()))
+        file.flush()
+        return _raceway(f'set bad = prefixes "{file.name}"\ndrop src in bad', seconds, ("DROP",))
+
+
+def nft_blocked(seconds: float = SECONDS) -> list[Measurement]:
+    """The same by nft, in a set of intervals. Raises PeerUnavailable."""
+    elements = ", ".join(_block_list())
+    listed = f"set bad {{ type ipv4_addr; flags interval; elements = {{ {elements} }} }}"
+    return _nft("ip saddr @bad counter drop", seconds, listed)
+
+
+def ipset_blocked(seconds: float = SECONDS) -> list[Measurement]:
+    """The same by iptables in the raw table, with an ipset of type hash:net. Raises PeerUnavailable."""
+    _needs("ipset")
+    lines = [f"create bad hash:net maxelem {2 * PREFIXES}", *(f"add bad {one}" for one in _block_list())]
+
+    def ready(stage: Stage) -> None:
+        _feed(stage, ["ipset", "restore"], "\n".join(lines) + "\n")
+
+    return _iptables("-m set --match-set bad src", seconds, ready, "ipset, hash:net, in iptables raw")
 
 
 def _received(stage: Stage) -> Callable[[], int]:

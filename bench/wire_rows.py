@@ -107,6 +107,15 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
                 (partial(firewall.iptables_drops, seconds), [_row("firewall: drop one UDP flood", "iptables, raw", 3)]),
             ],
         ),
+        (
+            partial(firewall.blocked, seconds),
+            [
+                (partial(firewall.nft_blocked, seconds),
+                 [_row("firewall: drop by a block-list of 200,000 prefixes", "nft, set of intervals", 1.5)]),
+                (partial(firewall.ipset_blocked, seconds),
+                 [_row("firewall: drop by a block-list of 200,000 prefixes", "ipset, in iptables raw", 1.5)]),
+            ],
+        ),
         *(
             (
                 partial(firewall.rules_in_kernel, name, seconds),
