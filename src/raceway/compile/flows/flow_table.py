@@ -10,7 +10,7 @@ import numpy as np
 
 from raceway.compile.addresses import IPv4Address, IPv6Address, signed64
 from raceway.compile.classifier import walk
-from raceway.compile.flows import layout, tracking
+from raceway.compile.flows import changes, layout, tracking
 from raceway.compile.state import chains
 from raceway.compile.state.words import State, whole_number
 
@@ -107,7 +107,7 @@ class FlowTable(State):
             last = remote_port << 32 | local_port << 16 | layout.TCP << 8 | family
             flow = [*halves[0], *halves[1], last, 0]
             before = self._known[chains.COUNT]
-            tracking.confirm(self._known, self._new, flow, value)
+            changes.confirm(self._known, self._new, flow, value)
             taken += self._known[chains.COUNT] - before
         return taken
 
@@ -153,7 +153,7 @@ class FlowTable(State):
             for row in rows:
                 value = row[chains.VALUE]
                 key = row[chains.KEY : chains.KEY + layout.KEY_WORDS]
-                if second - (value >> layout.FLAGS) <= tracking.patience(key, 0, value):
+                if second - (value >> layout.FLAGS) <= changes.patience(key, 0, value):
                     found.append(_flow(key, value >> layout.FLAGS, is_known))
         return found
 

@@ -8,13 +8,13 @@ from numba.core import cgutils, types as numba_types
 
 from raceway.compile import apart, lowering_state
 from raceway.compile.classifier.lowering import KEY, fresh_key, key_place, method
-from raceway.compile.flows import tracking
+from raceway.compile.flows import changes, tracking
 from raceway.compile.flows.flow_table import FlowTable
 from raceway.compile.lowering import PACKET, PacketType, current
 from raceway.compile.lowering_addresses import constant
 from raceway.compile.pipeline import SELDOM
 
-SELDOM.update(function.__code__ for function in tracking.SELDOM)
+SELDOM.update(function.__code__ for function in changes.SELDOM)
 types: Any = numba_types  # numba fills this module in as it starts
 
 

@@ -4,8 +4,6 @@ Only what the host sends begins a flow. It is known, and safe from floods, once 
 for TCP by acknowledging the sequence number that the host has sent (who forges addresses does not know it), for all
 else by answers after `LASTING` seconds. A reset or a FIN shortens a flow's time and ends nothing by itself: whether it
 counts, the host's own TCP knows (RFC 5961), and its next packet says so.
-
-Looking up takes no lock; the bucket's lock is taken for what changes, and for the time once a second a flow.
 """
 
 from __future__ import annotations
@@ -23,48 +21,21 @@ from raceway.compile.classifier.walk import (
     SOURCE_HIGH,
     SOURCE_LOW,
 )
+from raceway.compile.flows.changes import begin, change, confirm, drop, last_of, look, note
 from raceway.compile.flows.layout import (
-    AFTER_RESET,
     ANSWERED,
-    DATAGRAMS,
-    ENTRY,
-    EVICTED,
     FLAGS,
     HALF,
     ICMP,
     IN_FIN,
     KEY_WORDS,
-    LAST,
     LASTING,
-    MASK,
-    OPEN,
     OUT_FIN,
     PICKED,
-    QUERIES,
     RESET,
     RESPONDER,
-    TAG,
     TCP,
-    TRANSITORY,
 )
-from raceway.compile.state.chains import (
-    CAPACITY,
-    HAND,
-    HEADER,
-    KEY,
-    LOCK,
-    LOOKS,
-    TAG as NODE_TAG,
-    VALUE,
-    VERSION,
-    bucket_of,
-    find,
-    insert,
-    lock,
-    refused,
-    unlink,
-)
-from raceway.compile.state.words import compare_exchange, count, observe, publish
 
 SECOND = 1_000_000_000
 FLOW_WORDS = KEY_WORDS + 1
@@ -77,7 +48,6 @@ _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
 _SEQUENCE = 0xFFFFFFFF
 _FIRST_DATA = 1 << 16
 _WINDOW = 1 << 24
-_CANDIDATES = 16
 
 
 def arriving(known: Any, new: Any, packet: Any, words: Any, flow: Any, now: int) -> None:
@@ -90,13 +60,13 @@ def arriving(known: Any, new: Any, packet: Any, words: Any, flow: Any, now: int)
     if kind == _NONE:
         return
     second = now // SECOND
-    value = _look(known, flow, second)
+    value = look(known, flow, second)
     if value >= 0:
         flow[ANSWER] = 1
         if kind == _OF_FLOW:
-            _note(known, flow, value, second, _ends(packet, words, IN_FIN))
+            note(known, flow, value, second, _ends(packet, words, IN_FIN))
         return
-    value = _look(new, flow, second)
+    value = look(new, flow, second)
     if value < 0:
         return
     if kind == _ERROR:
@@ -105,7 +75,7 @@ def arriving(known: Any, new: Any, packet: Any, words: Any, flow: Any, now: int)
         _answered(known, new, packet, flow, value, second)
     else:
         flow[ANSWER] = 1
-        _note(new, flow, value, second, ANSWERED)
+        note(new, flow, value, second, ANSWERED)
 
 
 def leaving(known: Any, new: Any, packet: Any, words: Any, flow: Any, now: int) -> None:
@@ -119,13 +89,13 @@ def leaving(known: Any, new: Any, packet: Any, words: Any, flow: Any, now: int) 
         start = locate.transport(packet) & _OFFSET
         flags = packet.load8(start + 13)
         sequence = packet.load32(start + 4)
-    value = _look(known, flow, second)
+    value = look(known, flow, second)
     if value >= 0:
         if flags & (_SYN | _ACK) != _SYN:
-            _note(known, flow, value, second, _ends(packet, words, OUT_FIN))
+            note(known, flow, value, second, _ends(packet, words, OUT_FIN))
             return
         # The host has used the port again.
-        _drop(known, flow)
+        drop(known, flow)
     state = 0
     if number == TCP:
         state = HALF
@@ -133,21 +103,21 @@ def leaving(known: Any, new: Any, packet: Any, words: Any, flow: Any, now: int) 
             state = PICKED
         elif flags & _ACK:
             state = HALF | RESPONDER
-    value = _look(new, flow, second)
+    value = look(new, flow, second)
     if value < 0:
         if flags & _RST == 0:
-            _begin(new, flow, second << FLAGS | state, sequence)
+            begin(new, flow, second << FLAGS | state, sequence)
     elif number != TCP:
-        if value & ANSWERED and second - _last(new, flow) >= LASTING:
+        if value & ANSWERED and second - last_of(new, flow) >= LASTING:
             confirm(known, new, flow, second << FLAGS)
         else:
-            _note(new, flow, value, second, 0)
+            note(new, flow, value, second, 0)
     elif flags & _RST:
-        _drop(new, flow)
+        drop(new, flow)
     elif value & ANSWERED and flags & _SYN == 0:
         confirm(known, new, flow, second << FLAGS | (OUT_FIN if flags & _FIN else 0))
     else:
-        _change(new, flow, second << FLAGS | state, sequence)
+        change(new, flow, second << FLAGS | state, sequence)
 
 
 def _described(packet: Any, words: Any, flow: Any, inward: bool) -> int:
@@ -247,109 +217,11 @@ def _ends(packet: Any, words: Any, fin: int) -> int:
     return 0
 
 
-def patience(flow: Any, at: int, value: int) -> int:
-    """Seconds that a flow may be silent. flow, at: where its key begins."""
-    number = (flow[at + 4] >> 8) & 0xFF
-    if number == TCP:
-        if value & RESET:
-            return AFTER_RESET
-        if value & (OUT_FIN | IN_FIN | HALF | PICKED):
-            return TRANSITORY
-        return OPEN
-    if number == 1 or number == 58:
-        return QUERIES
-    return DATAGRAMS
-
-
-def _look(table: Any, flow: Any, second: int) -> int:
-    """Return a flow's value, -1 if there is none whose time is not over."""
-    mask = table[MASK]
-    bucket = bucket_of(table, mask, flow, 0, KEY_WORDS, TAG)
-    for _ in range(LOOKS):
-        word = observe(table, bucket)
-        at = find(table, mask, ENTRY, word, flow, KEY_WORDS, TAG)
-        value = -1
-        if at > 0:
-            value = table[at + VALUE]
-        if observe(table, bucket) >> VERSION == word >> VERSION:
-            if value >= 0 and second - (value >> FLAGS) > patience(flow, 0, value):
-                return -1
-            return value
-    return -1
-
-
-def _last(table: Any, flow: Any) -> int:
-    """Return a flow's last word; 0 if there is no such flow."""
-    mask = table[MASK]
-    bucket = bucket_of(table, mask, flow, 0, KEY_WORDS, TAG)
-    word = lock(table, bucket)
-    if word < 0:
-        return 0
-    at = find(table, mask, ENTRY, word, flow, KEY_WORDS, TAG)
-    last = 0
-    if at > 0:
-        last = table[at + LAST]
-    publish(table, bucket, word)
-    return last
-
-
-def _note(table: Any, flow: Any, value: int, second: int, flags: int) -> None:
-    """Note that a flow was seen, and more flags of it, if there is something to note."""
-    if second > value >> FLAGS or value & flags != flags or (flags == 0 and value & RESET):
-        _touch(table, flow, second << FLAGS | flags)
-
-
-def _touch(table: Any, flow: Any, seen: int) -> None:
-    """Note when a flow was seen, and flags of it."""
-    mask = table[MASK]
-    bucket = bucket_of(table, mask, flow, 0, KEY_WORDS, TAG)
-    word = lock(table, bucket)
-    if word < 0:
-        return
-    at = find(table, mask, ENTRY, word, flow, KEY_WORDS, TAG)
-    if at > 0:
-        before = table[at + VALUE]
-        kept = (before | seen) & ((1 << FLAGS) - 1)
-        if seen & RESET == 0:
-            # Whoever goes on has not taken the reset for one.
-            kept &= ~RESET
-        table[at + VALUE] = max(seen >> FLAGS, before >> FLAGS) << FLAGS | kept
-    publish(table, bucket, word)
-
-
-def _change(table: Any, flow: Any, value: int, last: int) -> None:
-    """Set what is known of a flow."""
-    mask = table[MASK]
-    bucket = bucket_of(table, mask, flow, 0, KEY_WORDS, TAG)
-    word = lock(table, bucket)
-    if word < 0:
-        return
-    at = find(table, mask, ENTRY, word, flow, KEY_WORDS, TAG)
-    if at > 0:
-        table[at + VALUE] = value | table[at + VALUE] & ANSWERED
-        table[at + LAST] = last
-    publish(table, bucket, word)
-
-
-def _drop(table: Any, flow: Any) -> None:
-    """Forget a flow."""
-    mask = table[MASK]
-    bucket = bucket_of(table, mask, flow, 0, KEY_WORDS, TAG)
-    word = lock(table, bucket)
-    if word < 0:
-        return
-    at = find(table, mask, ENTRY, word, flow, KEY_WORDS, TAG)
-    if at > 0:
-        unlink(table, mask, ENTRY, bucket, word, at)
-    else:
-        publish(table, bucket, word)
-
-
 def _answered(known: Any, new: Any, packet: Any, flow: Any, value: int, second: int) -> None:
     """Say whether a TCP packet that arrives answers what the host has sent in a new flow, and what comes of it."""
     start = locate.transport(packet) & _OFFSET
     flags = packet.load8(start + 13)
-    ahead = (packet.load32(start + 8) - _last(new, flow)) & _SEQUENCE
+    ahead = (packet.load32(start + 8) - last_of(new, flow)) & _SEQUENCE
     if value & HALF == 0:
         # The flow was there before: anything about as far as a window (RFC 7323) from what the host last sent.
         hears = flags & _ACK != 0 and (ahead + _WINDOW) & _SEQUENCE < 2 * _WINDOW
@@ -372,105 +244,9 @@ def _answered(known: Any, new: Any, packet: Any, flow: Any, value: int, second: 
     elif hears and flags & (_SYN | _RST):
         flow[ANSWER] = 1
         if flags & _RST:
-            _note(new, flow, value, second, RESET)
+            note(new, flow, value, second, RESET)
         else:
-            _note(new, flow, value, second, ANSWERED)
+            note(new, flow, value, second, ANSWERED)
     elif value & ANSWERED and hears:
         # The other side's second packet was quicker than the host's.
         flow[ANSWER] = 1
-
-
-def confirm(known: Any, new: Any, flow: Any, value: int) -> None:
-    """Make a new flow a known one, if there is room; else it stays what it is."""
-    if _enter(known, flow, value):
-        _drop(new, flow)
-
-
-def _enter(known: Any, flow: Any, value: int) -> bool:
-    """Put a flow in, or set its value; False if there is no room."""
-    mask = known[MASK]
-    bucket = bucket_of(known, mask, flow, 0, KEY_WORDS, TAG)
-    for attempt in range(2):
-        word = lock(known, bucket)
-        if word < 0:
-            return False
-        at = find(known, mask, ENTRY, word, flow, KEY_WORDS, TAG)
-        if at > 0:
-            known[at + VALUE] = value
-            publish(known, bucket, word)
-            return True
-        found = insert(known, mask, ENTRY, bucket, word, flow, KEY_WORDS, TAG, 0, value, 0)
-        if found > 0:
-            return True
-        if attempt == 1 or found < 0 or not _room(known, value >> FLAGS, True):
-            refused(known, found)
-            return False
-    return False
-
-
-def _begin(new: Any, flow: Any, value: int, last: int) -> None:
-    """Put a new flow in, in place of another one if there is no room."""
-    mask = new[MASK]
-    bucket = bucket_of(new, mask, flow, 0, KEY_WORDS, TAG)
-    for attempt in range(2):
-        word = lock(new, bucket)
-        if word < 0:
-            return
-        at = find(new, mask, ENTRY, word, flow, KEY_WORDS, TAG)
-        if at > 0:
-            new[at + VALUE] = value
-            new[at + LAST] = last
-            publish(new, bucket, word)
-            return
-        found = insert(new, mask, ENTRY, bucket, word, flow, KEY_WORDS, TAG, 0, value, last)
-        if found > 0:
-            return
-        if attempt == 1 or found < 0 or not _room(new, value >> FLAGS, False):
-            refused(new, found)
-            return
-
-
-def _room(table: Any, second: int, over: bool) -> bool:
-    """Make room in a full table: take out the least promising of the few flows that the hand comes to. over: only one
-    whose time is over. Whoever calls this holds no lock."""
-    mask = table[MASK]
-    hand = count(table, HAND, _CANDIDATES)
-    worst, place = -1, 0
-    for step in range(_CANDIDATES):
-        node = (hand + step) & (table[CAPACITY] - 1)
-        at = HEADER + mask + 1 + node * ENTRY
-        if observe(table, at + NODE_TAG) == TAG:
-            value = table[at + VALUE]
-            age = second - (value >> FLAGS)
-            # Those whose time is over; then connections that somebody wants of the host and has not confirmed; then
-            # those that nobody has answered.
-            rank = 0
-            if age > patience(table, at + KEY, value):
-                rank = 3
-            elif value & RESPONDER and value & ANSWERED == 0:
-                rank = 2
-            elif value & ANSWERED == 0:
-                rank = 1
-            score = rank << 32 | min(max(age, 0), 0xFFFFFFFF)
-            if score > worst and (rank == 3 or not over):
-                worst, place = score, at
-    if place == 0:
-        return False
-    bucket = bucket_of(table, mask, table, place + KEY, KEY_WORDS, TAG)
-    word = observe(table, bucket)
-    if word & LOCK or not compare_exchange(table, bucket, word, word | LOCK):
-        return False
-    value = table[place + VALUE]
-    if over and second - (value >> FLAGS) <= patience(table, place + KEY, value):
-        # It was seen again, or is another one by now.
-        publish(table, bucket, word)
-        return False
-    if not unlink(table, mask, ENTRY, bucket, word, place):
-        return False
-    if worst >> 32 != 3:
-        count(table, EVICTED, 1)
-    return True
-
-
-SELDOM = (_look, _last, _touch, _change, _drop, _enter, _begin, _room)
-"""Functions that are called rather than put in line: each is asked for in several places."""
