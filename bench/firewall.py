@@ -101,12 +101,29 @@ def iptables_drops(seconds: float = SECONDS) -> list[Measurement]:
     return _iptables("-p udp --dport 9", seconds, lambda _: None, "iptables, raw")
 
 
-def _iptables(match: str, seconds: float, ready: Callable[[Stage], None], name: str) -> list[Measurement]:
+def established(seconds: float = SECONDS) -> list[Measurement]:
+    """Packets a second of a flood that raceway finds to be of no flow of the host, and drops."""
+    return _raceway("default drop\npass established\npass arp", seconds, ("DROP",))
+
+
+def conntrack(seconds: float = SECONDS) -> list[Measurement]:
+    """The same by the kernel's conntrack. Raises PeerUnavailable."""
+
+    def ready(stage: Stage) -> None:
+        state = "-m conntrack --ctstate ESTABLISHED,RELATED"
+        stage.command("b", "iptables", "-t", "mangle", "-A", "PREROUTING", *state.split(), "-j", "ACCEPT")
+
+    return _iptables("-p udp", seconds, ready, "conntrack, iptables mangle", "mangle")
+
+
+def _iptables(
+    match: str, seconds: float, ready: Callable[[Stage], None], name: str, table: str = "raw"
+) -> list[Measurement]:
     _needs("iptables")
     with prepared() as stage:
         ready(stage)
-        stage.command("b", "iptables", "-t", "raw", "-A", "PREROUTING", *match.split(), "-j", "DROP")
-        listing = ["iptables", "-t", "raw", "-vnxL", "PREROUTING"]
+        stage.command("b", "iptables", "-t", table, "-A", "PREROUTING", *match.split(), "-j", "DROP")
+        listing = ["iptables", "-t", table, "-vnxL", "PREROUTING"]
 
         def count() -> int:
             text = stage.lab.run("b", listing, capture_output=True, text=True, check=True).stdout
@@ -118,7 +135,7 @@ def _iptables(match: str, seconds: float, ready: Callable[[Stage], None], name: 
             value = rate(count, seconds)
             made = one.stop()
         detail: Detail = {"offered": made, "received": settled(count)}
-        return [in_millions(name, value, detail, f"iptables -t raw -A PREROUTING {match} -j DROP")]
+        return [in_millions(name, value, detail, f"iptables -t {table} -A PREROUTING {match} -j DROP")]
 
 
 # A block-list that the flood's source is on.

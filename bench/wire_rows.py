@@ -108,6 +108,11 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
             ],
         ),
         (
+            partial(firewall.established, seconds),
+            [(partial(firewall.conntrack, seconds),
+              [_row("firewall: drop what is of no established flow", "conntrack, iptables", None)])],
+        ),
+        (
             partial(firewall.blocked, seconds),
             [
                 (partial(firewall.nft_blocked, seconds),
