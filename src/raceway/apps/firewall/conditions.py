@@ -16,6 +16,7 @@ import socket
 from collections.abc import Mapping
 
 from raceway.apps.firewall.expression import Named, read
+from raceway.apps.firewall.lists import KNOWN
 from raceway.apps.firewall.matching import All, Alternative, Only, TooManyError, Tree, boxes, product
 from raceway.apps.firewall.text import Place, RulesError
 from raceway.compile.classifier.sets import LAST_4, LAST_6, Addresses, Box, Ranges
@@ -84,10 +85,19 @@ def _address(said: str) -> _Read | None:
     found = _ADDRESS.fullmatch(said)
     if found is None:
         return None
-    side, four, six, length_said = found.groups()
-    family, text, bits, last = (
-        (socket.AF_INET, four, 32, LAST_4) if four else (socket.AF_INET6, six, 128, LAST_6)
-    )
+    side, four, six, length = found.groups()
+    text = four or six
+    text = text if length is None else f"{text}/{length}"
+    addresses = KNOWN.get(text) or _addresses(bool(four), four or six, length)
+    if addresses is None:
+        return None
+    KNOWN[text] = addresses
+    box = Box(source=addresses) if side == "src" else Box(destination=addresses)
+    return Only(box), [Alternative(box)]
+
+
+def _addresses(is_four: bool, text: str, length_said: str | None) -> Addresses | None:
+    family, bits, last = (socket.AF_INET, 32, LAST_4) if is_four else (socket.AF_INET6, 128, LAST_6)
     try:
         number = int.from_bytes(socket.inet_pton(family, text), "big")
     except OSError:
@@ -98,7 +108,6 @@ def _address(said: str) -> _Read | None:
     rest = last >> length
     if number & rest:
         return None
-    ranges = Ranges.of_one(number, number | rest) if four else Ranges()
-    addresses = Addresses(ranges) if four else Addresses(ranges, ((number, number | rest),))
-    box = Box(source=addresses) if side == "src" else Box(destination=addresses)
-    return Only(box), [Alternative(box)]
+    if is_four:
+        return Addresses(Ranges.of_one(number, number | rest))
+    return Addresses(Ranges(), ((number, number | rest),))

@@ -200,9 +200,9 @@ class Firewall:
             self._log.follow(following)
         # What the old program counted goes to the rules that are still there, by their text.
         kept = self._counted(old)
-        self._base = {key: kept[key] for key in _keys(following.rule_set) if key in kept}
+        self._base = {key: kept[key] for key in following.rule_set.keys if key in kept}
         noted = set(old.logging)
-        logging = {key for number, key in enumerate(_keys(old.rule_set)) if number in noted}
+        logging = {key for number, key in enumerate(old.rule_set.keys) if number in noted}
         gone = [count for key, count in kept.items() if key not in self._base and key not in logging]
         for number, count in enumerate(old.others.values()):
             self._others[number] += count
@@ -220,7 +220,7 @@ class Firewall:
     def _counted(self, program: Program) -> dict[tuple[str, int], tuple[int, int]]:
         counts, limited = program.counts.values(), program.limited.values()
         made = {}
-        for number, key in enumerate(_keys(program.rule_set)):
+        for number, key in enumerate(program.rule_set.keys):
             before = self._base.get(key, (0, 0))
             made[key] = counts[number] + before[0], limited[number] + before[1]
         return made
@@ -233,7 +233,7 @@ class Firewall:
         rules = tuple(
             RuleStatus(number, rule.action, rule.text, *counted[key])
             for number, (rule, key) in enumerate(
-                zip(program.rule_set.rules, _keys(program.rule_set), strict=True)
+                zip(program.rule_set.rules, program.rule_set.keys, strict=True)
             )
         )
         others = [a + b for a, b in zip(self._others, program.others.values(), strict=True)]
@@ -313,13 +313,3 @@ class Firewall:
 
 
 _VERDICTS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
-
-
-def _keys(rule_set: RuleSet) -> list[tuple[str, int]]:
-    """What tells rules apart: their text, and how many with the same stand before."""
-    seen: dict[str, int] = {}
-    made = []
-    for rule in rule_set.rules:
-        made.append((rule.text, seen.get(rule.text, 0)))
-        seen[rule.text] = seen.get(rule.text, 0) + 1
-    return made

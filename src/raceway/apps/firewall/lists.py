@@ -10,12 +10,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from raceway.apps.firewall.text import Place, RulesError
 from raceway.compile.addresses import prefix
 from raceway.compile.classifier.sets import LAST_4, LAST_6, Addresses, Ranges, merged
+
+KNOWN: WeakValueDictionary[str, Addresses] = WeakValueDictionary()
+"""Addresses of single prefixes that some rules in this process hold, by their text: most of a reload's are the same."""
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _BREAKS = (b"\r", b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9")

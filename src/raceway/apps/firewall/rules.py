@@ -73,6 +73,18 @@ class RuleSet:
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
+    @cached_property
+    def keys(self) -> list[tuple[str, int]]:
+        """What tells rules apart: their text, and how many with the same stand before."""
+        seen: dict[str, int] = {}
+        made = []
+        for rule in self.rules:
+            text = rule.text
+            before = seen.get(text, 0)
+            made.append((text, before))
+            seen[text] = before + 1
+        return made
+
     def with_notes(self, *notes: str) -> RuleSet:
         """The same, with more notes."""
         return replace(self, notes=(*self.notes, *notes))

@@ -41,7 +41,7 @@ class Classifier(State):
         if len(rules) > LARGEST_RULE:
             raise ValueError(f"{len(rules):,} rules; a classifier has room for {LARGEST_RULE:,}")
         self.rule_count = len(rules)
-        boxes = [(number, box) for number, some in enumerate(rules) for box in some if box]
+        boxes = [(number, box) for number, some in enumerate(rules) for box in some]
         words = packed(part(boxes))
         # A size of few steps, so that code for one classifier serves the next.
         size = max(_SMALLEST, 1 << (len(words) - 1).bit_length())

@@ -121,13 +121,18 @@ def part(boxes: Sequence[tuple[int, Box]]) -> Parted:
     rules = np.array([rule for rule, _ in boxes], np.int64)
     distinct, owners = zip(*(_distinct(one) for one in sides), strict=True)
     wanted = np.stack(owners, axis=1) if len(boxes) else np.zeros((0, SIDES), np.int64)
+    # What no packet can match is in nobody's way.
+    possible = np.ones(len(rules), dtype=bool)
+    for side, some in enumerate(distinct):
+        possible &= np.array([bool(one) for one in some], dtype=bool)[wanted[:, side]]
+    rules, wanted = rules[possible], wanted[possible]
     lines = [
         address_lines(distinct[0]),
         address_lines(distinct[1]),
         *(number_line(one) for one in distinct[2:]),
     ]
     axes = [Axis(one, len(some)) for one, some in zip(lines, distinct, strict=True)]
-    waiting = _by_width(wanted, axes[:2]) if len(boxes) else []
+    waiting = _by_width(wanted, axes[:2]) if len(rules) else []
     most = [axis.cut(np.arange(axis.condition_count))[1] for axis in axes[2:]]
     chosen: list[_Numbers] = []
     while waiting:
@@ -138,7 +143,7 @@ def part(boxes: Sequence[tuple[int, Box]]) -> Parted:
             waiting += _halves(mine, wanted)
         if len(chosen) + len(waiting) > GROUPS:
             raise TooComplexError(
-                f"{len(boxes):,} rules overlap in too many ways: {GROUPS} groups were not enough to keep each below "
+                f"{len(rules):,} rules overlap in too many ways: {GROUPS} groups were not enough to keep each below "
                 f"{_CELLS:,} cells; write ranges of ports and prefixes that nest rather than cross"
             )
     chosen = _together(chosen, wanted, axes)

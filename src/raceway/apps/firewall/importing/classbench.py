@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from raceway.apps.firewall.collection import without_collection
+from raceway.apps.firewall.lists import KNOWN
 from raceway.apps.firewall.matching import Alternative, Only
 from raceway.apps.firewall.rules import DROP, PASS, Rule, RuleSet
 from raceway.apps.firewall.text import Place, RulesError
@@ -83,6 +84,10 @@ def read_classbench(path: str | Path) -> RuleSet:
 
 
 def _addresses(text: str, known: dict[str, Addresses], place: Place) -> None:
+    before = KNOWN.get(text)
+    if before is not None:
+        known[text] = before
+        return
     try:
         found = prefix(text)
     except ValueError as error:
@@ -95,6 +100,7 @@ def _addresses(text: str, known: dict[str, Addresses], place: Place) -> None:
         known[text] = Addresses(Ranges(), ((first, last),))
     else:
         raise RulesError(place, f"{found} is a MAC address; an IPv4 or IPv6 prefix was expected")
+    KNOWN[text] = known[text]
 
 
 def _ports(low_said: str, high_said: str, known: dict[tuple[str, str], Ranges], place: Place) -> None:
