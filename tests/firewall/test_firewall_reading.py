@@ -5,14 +5,17 @@ from __future__ import annotations
 import gc
 import ipaddress
 import random
+import struct
 
 import numpy as np
 import pytest
 
 import raceway
+from raceway.apps.firewall import judging
 from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.conditions import Conditions
 from raceway.apps.firewall.expression import Named, read
+from raceway.apps.firewall.judging import matched
 from raceway.apps.firewall.language import parse_rules, read_rules
 from raceway.apps.firewall.lists import load_prefixes
 from raceway.apps.firewall.matching import boxes
@@ -207,6 +210,28 @@ def test_other_rules_of_the_same_kinds_have_the_same_code():
 
     assert code(17) == code(31)
     assert code(3) == code(9)
+
+
+def test_many_packets_match_the_rules_that_few_do(monkeypatch):
+    rules = "drop tcp dst port 80 and src 10.0.0.1\npass udp\ndrop src net 10.0.0.0/8"
+    program = Program(parse_rules(rules))
+
+    def packet(source: int, protocol: int, port: int) -> bytes:
+        header = struct.pack("!BBHHHBBHII", 0x45, 0, 40, 0, 0, 64, protocol, 0, source, 1)
+        return bytes(12) + b"\x08\x00" + header + struct.pack("!HHIIHHHH", 1, port, 0, 0, 0x5000, 0, 0, 0)
+
+    packets = [
+        packet(source, protocol, port)
+        for source in (0x0A000001, 0x0A000002, 0x0B000000)
+        for protocol in (6, 17, 1)
+        for port in (80, 81)
+    ]
+    packets += [b"", packets[0][:20]]
+    few = matched(program, packets)
+    assert set(few) == {-1, 0, 1, 2}
+    monkeypatch.setattr(judging, "MANY", 1)
+    monkeypatch.setattr(judging, "_AT_ONCE", 7)
+    assert matched(program, iter(packets)) == few
 
 
 def test_distinct_rows_are_those_that_numpy_finds():
