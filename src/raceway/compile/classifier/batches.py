@@ -32,7 +32,6 @@ from raceway.compile.classifier.walk import (
     GROUP_WORDS,
     JOINT,
     KEY_WORDS,
-    NOBODY,
     OWNER,
     PORT_OF_SOURCE,
     ROW,
@@ -202,10 +201,10 @@ def _group(table: Any, words: Any, count: int, group: int, header: int) -> None:
     firsts = table[header + FITS + 2] << 1
     for index in range(count):
         mine = table[words[_FOUND_AT + index] + group]
-        cell = table[(mine >> BASE) + table[words[_FOUND_AT + CHUNK + index] + group]]
+        cell = table[(mine & BASE) + table[words[_FOUND_AT + CHUNK + index] + group]]
         rest = half_of(table, joint, words[_REST + index] + group)
         # All ones if the cell is this source's, and if it holds a row.
-        ours = ((cell >> OWNER) ^ (mine & NOBODY)) - 1 >> 63
+        ours = ((cell ^ mine) >> OWNER) - 1 >> 63
         row = -((cell >> ROW) & 1)
         # Of the two things that a cell can mean only one is looked up, and both are worked out.
         first = firsts + (cell & _PAYLOAD) + rest

@@ -28,7 +28,7 @@ def packed(parted: Parted) -> _Numbers:
     header[walk.GROUP_COUNT] = len(groups)
     combs = [_comb(one) for one in groups]
     places = [words.add(comb) for _, comb in combs]
-    bases = [base + (place << walk.BASE) for (base, _), place in zip(combs, places, strict=True)]
+    bases = [base + place for (base, _), place in zip(combs, places, strict=True)]
     for side, at, rows in (
         (0, walk.SOURCE, _columns(parted, 0, bases)),
         (1, walk.DESTINATION, parted.dimensions[1].rows),
@@ -114,9 +114,9 @@ def _bits(fits: Any) -> _Numbers:
 def _comb(group: Group) -> tuple[_Numbers, _Numbers]:
     """Lay the rows of a sparse matrix over each other so that no two cells meet (first fit, the fullest row first).
 
-    Return for each source class its base * 2**21 + what its cells bear, and the cells.
+    Return for each source class its base, and above `walk.OWNER` what its cells bear; and the cells.
     """
-    bases = np.full(max(group.counts[0], 1), walk.NOBODY - 1, np.int64)
+    bases = np.full(max(group.counts[0], 1), (walk.NOBODY - 1) << walk.OWNER, np.int64)
     width = max(group.counts[1], 1)
     if not len(group.sources):
         return bases, np.full(width, walk.NOBODY << walk.OWNER, np.int64)
@@ -153,7 +153,7 @@ def _comb(group: Group) -> tuple[_Numbers, _Numbers]:
     room = np.flatnonzero(~np.concatenate((taken, np.zeros(max(length - len(taken), 0), dtype=bool))))
     number = np.arange(len(single))
     chosen[single] = room[np.maximum.accumulate(np.searchsorted(room, mine) - number) + number] - mine
-    bases[owners] = chosen << 21 | owners
+    bases[owners] = owners << walk.OWNER | chosen
     cells = np.full(int(chosen.max()) + width, walk.NOBODY << walk.OWNER, np.int64)
     owner = np.repeat(owners, lengths)
     place = np.repeat(chosen, lengths) + group.destinations

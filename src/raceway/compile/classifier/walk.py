@@ -33,7 +33,8 @@ STEP = 2
 JOINT, ROWS = 19, 20
 GROUP, GROUP_WORDS = 24, 5
 FITS = 1
-BASE, OWNER, ROW, RULE, FIT = 21, 42, 41, 20, (1 << 20) - 1
+OWNER, ROW, RULE, FIT = 42, 41, 20, (1 << 20) - 1
+BASE = (1 << OWNER) - 1
 NOBODY = (1 << 21) - 1
 _HALF = 0xFFFFFFFF
 _FOUND = (1 << 21) - 1
@@ -310,10 +311,10 @@ def match(table: Any, words: Any, answers: int) -> int:
     header = GROUP
     for group in range(groups):
         mine = table[source + group]
-        cell = table[(mine >> BASE) + table[destination + group]]
+        cell = table[(mine & BASE) + table[destination + group]]
         # All ones if the cell is this source's. Where the traffic is mixed nobody can foretell that, so nobody is asked
         # to: what is not ours is worked out too, and forgotten.
-        ours = ((cell >> OWNER) ^ (mine & NOBODY)) - 1 >> 63
+        ours = ((cell ^ mine) >> OWNER) - 1 >> 63
         if joint != 0:
             rest = half(table, joint, source_port + group)
         else:
