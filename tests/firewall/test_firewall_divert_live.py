@@ -168,6 +168,24 @@ def test_a_connection_goes_through_a_function_and_a_large_download_is_whole(lab)
         assert settled(firewall).divert.names["inspector"].passed > 100
 
 
+def test_merged_segments_in_generic_mode_are_lost_by_name_and_the_rest_arrives(lab):
+    two = lab()
+    with firewall_at(two, "divert inspector tcp", mode="generic") as firewall:
+        with contextlib.ExitStack() as stack:
+            with two.inside("b"):
+                server = stack.enter_context(socket.create_server((two.address("b"), 80)))
+            with two.inside("a"):
+                client = stack.enter_context(socket.create_connection((two.address("b"), 80), timeout=20))
+            connection = stack.enter_context(server.accept()[0])
+            assert connection.fileno() >= 0
+            client.send(bytes(50_000))
+            # veth hands over TCP's segments whole, several times as long as the MTU.
+            assert until(lambda: firewall.status().divert.lost.get("host_too_long", 0) > 0)
+        status = settled(firewall)
+        assert set(status.divert.lost) == {"host_too_long"}
+        assert status.divert.reinjected > 0
+
+
 def test_several_queues_and_names_have_their_packets_in_order(lab):
     two = lab(queues=2)
     seen: dict[str, list[bytes]] = {"x": [], "y": []}

@@ -247,6 +247,12 @@ def run(
         if firewall.attachment.succeeded:
             in_force += ", in the place of those of a process that has ended"
         print(f"{in_force}; Ctrl-C ends it", flush=True)
+        if functions and firewall.attachment.mode == "generic":
+            typer.echo(
+                f"note: in generic mode the kernel may merge packets, and diverted ones above the MTU are not "
+                f"reinjected: ethtool -K {interface} gro off",
+                err=True,
+            )
         try:
             while firewall.attachment.attached:
                 happened = control.step(0.5)
