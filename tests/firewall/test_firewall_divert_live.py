@@ -313,6 +313,18 @@ def test_a_function_that_is_too_slow_loses_packets_by_name_and_a_failing_one_is_
         assert "ValueError: eleven" in divert.names["inspector"].failure
 
 
+def test_a_stream_stays_in_order_whichever_way_it_goes_back_and_is_counted_exactly(lab):
+    two = lab(ipv6=False)
+    count = 20_000
+    with firewall_at(two, function=not_eleven) as firewall, receiver(two, 10, size=1 << 26) as ten:
+        send(two, 10, *(number.to_bytes(4, "big") for number in range(count)))
+        found = [int.from_bytes(one, "big") for one in received(ten, count)]
+        status = settled(firewall)
+        assert found == sorted(set(found))
+        assert len(found) == status.divert.reinjected
+        assert status.divert.diverted == count
+
+
 def test_nobody_burns_a_processor_while_nothing_comes(lab):
     two = lab(ipv6=False)
     with firewall_at(two):
