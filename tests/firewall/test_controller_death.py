@@ -69,7 +69,9 @@ class Operator:
 
 @pytest.fixture
 def operator(lab, mounts, tmp_path):
-    made = Operator(lab(), mounts, tmp_path)
+    # With GRO veth keeps its ring when the last program goes; without, what is in the ring at that moment goes too
+    # (drivers/net/veth.c, veth_disable_xdp).
+    made = Operator(lab(offloads=True), mounts, tmp_path)
     yield made
     if made.filtered:
         made.says("detach", made.interface)
@@ -92,9 +94,6 @@ def test_a_kill_leaves_an_interface_open_and_loses_nothing(operator, family):
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_rules_that_are_kept_go_on_and_the_next_controller_takes_their_place_unnoticed(operator, family):
-    with stream(operator.two, family) as unfiltered:
-        pass
-    assert unfiltered.found["forbidden"] == unfiltered.sent
     with operator.runs(KEEP) as process, stream(operator.two, family) as flow:
         time.sleep(0.2)
         process.kill()
