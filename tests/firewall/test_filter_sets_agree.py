@@ -98,7 +98,7 @@ def test_the_whole_firewall_gives_the_verdicts_and_counts_of_a_linear_search(tar
     actions = ("drop", "pass")
     mixed = tuple(replace(rule, action=actions[number % 2]) for number, rule in enumerate(read.rules))
     program = Program(replace(read, rules=mixed, default="drop"))
-    keys = keys_for(table(text), 10_000, SEED, edges=0.7)
+    keys = keys_for(table(text), PIECE if PACKETS else 10_000, SEED, edges=0.7)
     wanted = first_match(keys, table(text))
     done = raceway.simulate(program.function, frames(keys), target)
     verdicts = np.where((wanted >= 0) & (wanted % 2 == 1), raceway.PASS, raceway.DROP)
