@@ -43,6 +43,7 @@ _FINDS_HEADERS = re.compile(
 _HEADERS_IN_LINE = 6
 _UNALIGNED = re.compile(r"^( *(?:%\S+ = load|store) .*), align 1(?=$|,)", re.M)
 # What numba notes of an exception beside the status: nobody reads it, and it would be an argument of every function.
+# (Where all is in line it is none, and costs nothing.)
 _NOTED = re.compile(r'^  store .*\*\* %"excinfo"(?:,.*)?\n', re.M)
 _PURE = re.compile(
     r"^declare (.*@\"?raceway_(?:given_\w+|length|context|scratch|offset|far|place|over|beyond|state_\d+)\"?\(.*\)).*$",
@@ -83,8 +84,11 @@ def generate(
     module = binding.parse_assembly(definitions.entry(native.FAILURES, processors, function.hook))
     asked = sum(len(_HEADERS_ASKED.findall(text)) for text in texts if _USERS.search(text))
     large = asked > _HEADERS_IN_LINE
+    stands_apart = any(apart.PREFIX in text for text in texts)
     for text in (_decide(typed), *texts):
         # What finds headers is large. In line, LLVM sees what was asked before; many times in line, it is too much.
+        if stands_apart:
+            text = _NOTED.sub("", text)
         module.link_in(_module(_FINDS_HEADERS.sub(r"\1noinline", text) if large else text))
     _inline(module)
     _forget_arguments(module, machine)
@@ -205,7 +209,7 @@ def _machine() -> Any:
 
 
 def _module(text: str) -> Any:
-    text = _NOTED.sub("", _TARGET.sub("", text))
+    text = _TARGET.sub("", text)
     text = _APART.sub(r"\1noinline", text)
     text = _WISH.sub(rf'\1 "no-builtins" section "{definitions.SECTION}"', text)
     # Packets are looked at wherever their fields lie, and processors that XDP runs on can do that.
