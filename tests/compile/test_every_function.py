@@ -39,6 +39,8 @@ ELSEWHERE = {
     "tests/nic/test_functions_sudden_death.py": "are attached there, and killed",
     "tests/compile/test_classifier.py": "there",
     "tests/compile/test_flows.py": "there",
+    "tests/compile/test_many_keys.py": "there",
+    "tests/firewall/test_evasions.py": "there",
     "docs/firewall.md": "test_flows",
 }
 """Files whose functions are not for this test, and who looks at them, or why nobody can."""

@@ -131,6 +131,22 @@ class _WordsModel(models.PrimitiveModel):
         super().__init__(manager, kind, _i64.as_pointer())
 
 
+class TableType(types.Type):
+    """The words of a state object: where they start, and how many there are."""
+
+    def __init__(self) -> None:
+        super().__init__(name="table")
+
+
+TABLE = TableType()
+
+
+@register_model(TableType)
+class _TableModel(models.StructModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, [("start", WORDS), ("count", types.int64)])
+
+
 class PrefixType(types.Type):
     """A prefix or address that is known when compiling: no value, only this type."""
 

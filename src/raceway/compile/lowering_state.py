@@ -16,15 +16,17 @@ from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model, typeof_impl
 
-from raceway.compile import native_errors, primitives, twins
+from raceway.compile import apart, native_errors, primitives, twins
 from raceway.compile.lowering import PACKET, PacketType, current, is_number
 from raceway.compile.lowering_addresses import (
     FIVE_TUPLE,
     IP_ADDRESS,
     IPV6,
     SCALARS,
+    TABLE,
     WORDS,
     PrefixType,
+    TableType,
     WordsType,
     build,
     constant,
@@ -39,22 +41,6 @@ from raceway.compile.state.words import State
 
 types: Any = numba_types  # numba fills this module in as it starts
 _i64 = ir.IntType(64)
-
-
-class TableType(types.Type):
-    """The words of a state object: where they start, and how many there are."""
-
-    def __init__(self) -> None:
-        super().__init__(name="table")
-
-
-TABLE = TableType()
-
-
-@register_model(TableType)
-class _TableModel(models.StructModel):
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, [("start", WORDS), ("count", types.int64)])
 
 
 def _place(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:
@@ -204,8 +190,8 @@ def _flat(context: Any, builder: Any, kind: Any, value: Any) -> list[Any]:
     return [context.cast(builder, value, kind, types.int64)]
 
 
-def _key(context: Any, builder: Any, kind: Any, value: Any) -> list[Any]:
-    """Emit the key's words on the stack; return pointer, number of words, tag and kind."""
+def _key(context: Any, builder: Any, kind: Any, value: Any) -> tuple[apart.Memory, list[Any]]:
+    """Emit the key's words, and room for two more behind them; return where they are; number of words, tag, kind."""
     if kind == IP_ADDRESS:
         version, high, low = cgutils.unpack_tuple(builder, value)
         six = builder.icmp_signed("!=", version, constant(0))
@@ -223,16 +209,23 @@ def _key(context: Any, builder: Any, kind: Any, value: Any) -> list[Any]:
             digits = digits * 4 + key_digit(part)
         count, tag = constant(len(flat)), constant(digits)
         shown = constant(_kind_bit(parts[0]) if digits == words.ONE_WORD else 0)
-    place = cgutils.alloca_once(builder, ir.ArrayType(_i64, len(flat)))
-    start = builder.bitcast(place, _i64.as_pointer())
+    place = apart.room(builder, apart.TABLE_KEY, len(flat) + 2)
     for index, word in enumerate(flat):
-        builder.store(word, builder.gep(start, [constant(index)]))
-    return [build(context, builder, TABLE, [start, constant(len(flat))]), count, tag, shown]
+        builder.store(word, builder.gep(place.start, [constant(index)]))
+    return apart.Memory(place.start, place.count, len(flat)), [count, tag, shown]
 
 
-def _table(context: Any, builder: Any, kind: StateType) -> list[Any]:
+def _ask(context: Any, builder: Any, function: Any, kind: StateType, key: apart.Memory, *rest: Any) -> Any:
+    """Emit the call of a table's function, apart; its result is left behind the key."""
     table: Any = kind.state
-    return [_state_words(context, builder, kind), constant(table.mask), constant(table.entry)]
+    sizes = (apart.Constant(table.mask), apart.Constant(table.entry))
+    arguments = [apart.Constant(one.constant) if isinstance(one, ir.Constant) else one for one in rest]
+    at = key.bound
+    returned = apart.call(
+        context, builder, function, apart.Words(kind.state), *sizes, key, *arguments, into=(key, at)
+    )
+    found = builder.load(builder.gep(key.start, [constant(at)]))
+    return builder.icmp_signed("!=", found, constant(0)) if returned == types.boolean else found
 
 
 def _state_words(context: Any, builder: Any, kind: StateType) -> Any:
@@ -318,28 +311,28 @@ def _integer(context: Any, builder: Any, sig: Any, args: Any, index: int, defaul
 
 def _lower_hash_table(function: Any, default: int | None, shown: bool) -> Any:
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start, count, tag, kind = _key(context, builder, sig.args[1], args[1])
-        values = [*_table(context, builder, sig.args[0]), start, count, tag]
-        if shown:
-            values.append(kind)
+        place, (count, tag, kind) = _key(context, builder, sig.args[1], args[1])
+        rest = [count, tag, kind] if shown else [count, tag]
         if default is not None:
-            values.append(_integer(context, builder, sig, args, 2, default))
-        return _run(context, builder, function, values)
+            rest.append(_integer(context, builder, sig, args, 2, default))
+        return _ask(context, builder, function, sig.args[0], place, *rest)
 
     return lower
 
 
 def _lower_allow(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     bucket = sig.args[0].state
-    if len(args) > 2:
-        key = _key(context, builder, sig.args[2], args[2])
-    else:
-        key = _key(context, builder, types.int64, constant(0))
     now = current(context, builder, sig.args[1], args[1])
     packet = cgutils.create_struct_proxy(PACKET)(context, builder, value=now)
+    if len(args) > 2:
+        place, key = _key(context, builder, sig.args[2], args[2])
+    else:
+        place, key = _key(context, builder, types.int64, constant(0))
     cost = _integer(context, builder, sig, args, 3, 1)
-    rest = [packet.time, constant(bucket.rate), constant(bucket.burst), cost]
-    return _run(context, builder, token_bucket.allow, [*_table(context, builder, sig.args[0]), *key, *rest])
+    # More numbers than eBPF hands over: the time stands behind the key, and behind where the result goes.
+    time = apart.Stored(packet.time, place.bound + 1)
+    limits = [constant(bucket.rate), constant(bucket.burst)]
+    return _ask(context, builder, token_bucket.allow, sig.args[0], place, *key, time, *limits, cost)
 
 
 def _lower_lookup(context: Any, builder: Any, sig: Any, args: Any) -> Any:

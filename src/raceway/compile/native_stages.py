@@ -16,8 +16,7 @@ from numba.extending import intrinsic
 from raceway.compile import headers, lowering_state, native, twins
 from raceway.compile.classifier import batch_lowering, batches, walk
 from raceway.compile.lowering import PACKET
-from raceway.compile.lowering_addresses import WORDS, build, constant
-from raceway.compile.lowering_state import TABLE
+from raceway.compile.lowering_addresses import TABLE, WORDS, build, constant
 from raceway.compile.native import failed
 from raceway.memory.access import load_i64, store_8
 from raceway.memory.layout import Batch, Metadata, Slot

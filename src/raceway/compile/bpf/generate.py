@@ -147,8 +147,8 @@ def _parts(made: list[Instruction], named: dict[int, str]) -> tuple[Part, ...]:
     parts = []
     for one in functions(made):
         name = named.get(one[0].origin, "")
-        codes = [code for code in name.rpartition("__")[2].split("_") if code and code[0] != "s"]
-        takes = tuple(_TAKES.get(code) or int(code[1:]) for code in codes)
+        codes = [code for code in name.rpartition("__")[2].split("_") if code and code[0] in "cmn"]
+        takes = tuple(_TAKES.get(code) or int(code[1:].partition("b")[0]) for code in codes)
         parts.append(Part(one[0].place, takes if name else None))
     return tuple(parts) if any(one.takes is not None for one in parts) else ()
 

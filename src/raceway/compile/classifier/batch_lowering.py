@@ -13,8 +13,7 @@ from numba.extending import intrinsic
 
 from raceway.compile import twins
 from raceway.compile.classifier import batches
-from raceway.compile.lowering_addresses import constant
-from raceway.compile.lowering_state import TABLE
+from raceway.compile.lowering_addresses import TABLE, constant
 
 types: Any = numba_types  # numba fills this module in as it starts
 _i8, _i64 = ir.IntType(8), ir.IntType(64)
