@@ -13,8 +13,9 @@ class in a trie of 8-bit steps that ends in lines of a few boundaries, as DXR do
 sets      what a rule wants of an address, a port or a protocol: ranges
 classes   one dimension: where ranges begin and end, and which points no rule can tell apart
 groups    the rules of a group: its cells, and what is in them
-tries     addresses and ports to classes
+tries     addresses and ports to what is known of them
 tables    everything in words
 walk      looking a packet up: written once, and run interpreted, native and in the kernel
+batches   looking many up at once, for machine code
 classifier  the state object that a packet function uses
 """
