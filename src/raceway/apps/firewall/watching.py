@@ -23,12 +23,17 @@ from raceway.errors import NoSuchInterfaceError
 
 _FIRST = 0.5
 """Seconds from the first look to the second, when there is something to show."""
+_LOOKS = 3
 _SLICE = 0.1
 """Seconds in which a key or another size of the terminal is noticed."""
 
 
 def look_twice(interface: str, seconds: float) -> View:
-    """What happens in so many seconds. Raises what `ask` raises."""
+    """What happens in so many seconds, after some looks by which the sampling finds its measure. Raises what `ask`
+    raises."""
+    for _ in range(_LOOKS):
+        ask(interface, do="watch")
+        time.sleep(_SLICE)
     before = ask(interface, do="watch")
     time.sleep(seconds)
     return view_of(before, ask(interface, do="watch"))
