@@ -374,7 +374,7 @@ def test_one_interface_has_one_program_and_the_second_is_told_of_the_first(lab):
     with firewall(two, "drop udp dst port 9") as wall:
         done = two.run("b", told, input="drop tcp\n", capture_output=True, text=True, timeout=60)
         assert done.returncode == 1
-        assert f"firewall (process {os.getpid()}" in done.stderr
+        assert f"(process {os.getpid()}" in done.stderr
         send(two, "a", two.address("b"), 9)
         assert counted(wall) == 5
 
