@@ -16,11 +16,13 @@ import pytest
 
 import raceway
 from labs import lab as lab, needs, needs_root, reaches
-from raceway.apps.firewall import log, sampling
+from raceway.apps.firewall import log
 from raceway.apps.firewall.language import parse_rules
 from raceway.apps.firewall.log import Log
 from raceway.apps.firewall.program import Program
-from raceway.apps.firewall.sampling import BYTES, SAMPLES, STRIDE, Reader
+from raceway.apps.firewall.sampling import Reader
+from raceway.compile.state import samples
+from raceway.compile.state.samples import BYTES, SAMPLES, STRIDE
 from raceway.memory.jit import INTERPRETED
 from raceway.ports.pcap.capture import load_capture
 
@@ -123,7 +125,7 @@ def test_compiled_samples_are_the_same(target):
 def test_what_is_overwritten_before_it_is_read_is_counted_as_lost():
     program = filled(packet())
     reader = Reader(program.samples)
-    program.samples.add(sampling.GIVEN, SAMPLES + 9)
+    program.samples.add(samples.GIVEN, SAMPLES + 9)
     program.function.run(raceway.Packet(packet(99)))
     assert reader.waiting == SAMPLES + 11
     found = reader.take(SAMPLES, final=True)
@@ -137,7 +139,7 @@ def test_a_sample_in_the_making_is_waited_for_but_not_for_ever():
     program = filled(packet(), packet(), packet())
     reader = Reader(program.samples, lambda: now[0])
     # As if the second were being filled.
-    turn = sampling._FIRST + STRIDE
+    turn = samples.FIRST + STRIDE
     whole = program.samples[turn]
     program.samples[turn] = 0
     assert len(reader.take()) == 1
@@ -146,7 +148,7 @@ def test_a_sample_in_the_making_is_waited_for_but_not_for_ever():
     assert len(reader.take()) == 2
     program = filled(packet(), packet())
     reader = Reader(program.samples, lambda: now[0])
-    program.samples[sampling._FIRST] = 0
+    program.samples[samples.FIRST] = 0
     assert reader.take() == []
     now[0] += 1
     reader.take()
@@ -155,9 +157,9 @@ def test_a_sample_in_the_making_is_waited_for_but_not_for_ever():
 
 def test_who_finds_somebody_else_in_his_place_leaves_it_to_him():
     program = filled(packet())
-    program.samples[sampling._FIRST + STRIDE + 1] = 1
+    program.samples[samples.FIRST + STRIDE + 1] = 1
     program.function.run(raceway.Packet(packet(99)))
-    assert program.samples[sampling._FIRST + STRIDE + 1] == 1
+    assert program.samples[samples.FIRST + STRIDE + 1] == 1
     reader = Reader(program.samples)
     assert len(reader.take(final=True)) == 1
     assert reader.lost == 1

@@ -31,11 +31,12 @@ from raceway.compile.lowering_addresses import (
     build,
     constant,
 )
-from raceway.compile.state import chains, hash_table, prefix_table, random, token_bucket, words
+from raceway.compile.state import chains, hash_table, prefix_table, random, samples, token_bucket, words
 from raceway.compile.state.counters import Counters
 from raceway.compile.state.hash_table import HashTable, Table
 from raceway.compile.state.prefix_table import PrefixTable
 from raceway.compile.state.random import Random
+from raceway.compile.state.samples import Samples
 from raceway.compile.state.token_bucket import TokenBucket
 from raceway.compile.state.words import State
 
@@ -255,6 +256,8 @@ _METHODS: dict[tuple[type[State], str], tuple[Any, int, int]] = {
     (TokenBucket, "allow"): (types.boolean, 1, 3),
     (PrefixTable, "lookup"): (types.int64, 1, 2),
     (Counters, "add"): (types.int64, 1, 2),
+    (Samples, "add"): (types.int64, 1, 2),
+    (Samples, "sample"): (types.boolean, 2, 2),
     (Random, "getrandbits"): (types.int64, 1, 1),
     (Random, "randrange"): (types.int64, 1, 1),
 }
@@ -266,6 +269,7 @@ _WANTED: dict[type[State], str] = {
     PrefixTable: "it takes an IPv4 or IPv6 address, and a number for where there is no prefix",
     Counters: "it takes an index or a name, and a number",
     Random: "it takes one number",
+    Samples: "it takes the packet, and a number",
 }
 
 
@@ -275,6 +279,8 @@ def _fits(state: Any, name: str, args: Any) -> bool:
     if isinstance(state, TokenBucket):
         key = len(args) < 2 or usable_key(state, args[1])
         return isinstance(args[0], PacketType) and key and all(is_number(one) for one in args[2:])
+    if isinstance(state, Samples):
+        return isinstance(args[0], PacketType) and is_number(args[1])
     if isinstance(state, PrefixTable):
         return _looked_up(args[0]) and all(is_number(one) for one in args[1:])
     return all(is_number(one) for one in args)
@@ -366,6 +372,15 @@ def _lower_counter_add(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return primitives.emit(builder, "add", place, _integer(context, builder, sig, args, 2, 1))
 
 
+def _lower_sample(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    packet = current(context, builder, sig.args[1], args[1])
+    time = cgutils.create_struct_proxy(PACKET)(context, builder, value=packet).time
+    number = _integer(context, builder, sig, args, 2, 0)
+    state = apart.Words(sig.args[0].state)
+    apart.call(context, builder, samples.sample, state, apart.Packet(packet), number, time)
+    return ir.Constant(ir.IntType(1), 1)
+
+
 def _lower_random(function: Any, largest: int) -> Any:
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         asked = _integer(context, builder, sig, args, 1, 0)
@@ -412,6 +427,8 @@ _LOWERINGS: dict[tuple[type[State], str], Any] = {
     (TokenBucket, "allow"): _lower_allow,
     (PrefixTable, "lookup"): _lower_lookup,
     (Counters, "add"): _lower_counter_add,
+    (Samples, "add"): _lower_counter_add,
+    (Samples, "sample"): _lower_sample,
     (Random, "getrandbits"): _lower_random(random.getrandbits, random.MOST_BITS),
     (Random, "randrange"): _lower_random(random.randrange, random.LARGEST_STOP),
 }

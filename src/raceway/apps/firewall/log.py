@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raceway.apps.firewall.sampling import BYTES, Reader
+from raceway.apps.firewall.sampling import Reader
+from raceway.compile.state.samples import BYTES
 from raceway.ports.pcap.writer import CaptureWriter
 
 if TYPE_CHECKING:

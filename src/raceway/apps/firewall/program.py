@@ -32,6 +32,7 @@ from raceway.compile.flows.flow_table import FlowTable
 from raceway.compile.function import PacketFunction, Staged, packet_function
 from raceway.compile.pcap_filter.expression import Expression
 from raceway.compile.state import Counters, TokenBucket
+from raceway.compile.state.samples import NOTE, Samples
 from raceway.compile.verdicts import Verdict
 
 _KINDS = (DROP, PASS, LIMIT, LOG, DIVERT)
@@ -109,7 +110,7 @@ class Program:
         )
         self.logging = [number for number, rule in enumerate(rules) if rule.action == LOG]
         self.logs: Classifier | None = None
-        self.samples: Counters | None = None
+        self.samples: Samples | None = None
         if self.logging:
             # Few rules in the most cases, and so a small one.
             self.logs = Classifier([_boxes(rule, questions) if rule.action == LOG else () for rule in rules])
@@ -252,7 +253,7 @@ def _source(rule_set: RuleSet, questions: dict[str, int], limits: list[Rule], na
     lines = [*_within("within", LIMIT, limits), *_within("may_log", LOG, limits)]
     logging = [rule for rule in rule_set.rules if rule.action == LOG]
     if logging:
-        lines += [*sampling.SOURCE.splitlines(), "", "", *_noting(logging), "", ""]
+        lines += [*_noting(logging), "", ""]
     asking = ["    answers = 0"]
     for what, bit in questions.items():
         call = "FLOWS.arriving(packet, key)" if what == ESTABLISHED else f"{names[what]}(packet)"
@@ -276,7 +277,7 @@ def _source(rule_set: RuleSet, questions: dict[str, int], limits: list[Rule], na
     if logging:
         lines += [
             # What is decided by a rule before all that log is not looked up in those.
-            f"    if rule < 0 or rule > SAMPLES[{sampling.FIRST_RULE}]:",
+            f"    if rule < 0 or rule > SAMPLES[{NOTE}]:",
             "        noted = LOGS.match(key, answers)",
             "        if noted >= 0 and (rule < 0 or noted < rule):",
             "            note(packet, noted)",
@@ -305,7 +306,7 @@ def _noting(logging: list[Rule]) -> list[str]:
             "        LIMITED.add(rule)",
             "        return 0",
         ]
-    return [*lines, "    COUNTS.add(rule)", "    return sample(packet, rule)"]
+    return [*lines, "    COUNTS.add(rule)", "    return SAMPLES.sample(packet, rule)"]
 
 
 def _deciding(rule_set: RuleSet) -> list[str]:

@@ -1,12 +1,6 @@
-"""The ring of `log`: the beginnings of packets, from wherever the function runs to whoever writes them to a file.
+"""What rules log: samples (`compile.state.samples`) on their way out of the ring, to whoever writes them to a file.
 
-The function copies a packet's first bytes into an array of counters like any other state::
-
-    | tickets given | number of the first log rule | - ... | sample 0: turn, busy, time, rule, length, bytes ... | ... |
-
-A ticket is taken by an atomic addition, so processors do not meet. Who finds somebody else in his place, a whole turn
-of the ring late, leaves it to him. A sample's turn is 0 while it is filled and the ticket + 1 afterwards: who reads too
-late finds a later turn there. What was not read is counted as lost, whichever of these was the reason.
+What was not read is counted as lost, whatever the reason: overwritten, never finished, or left to who was in its place.
 """
 
 from __future__ import annotations
@@ -17,39 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from raceway.compile.state import Counters
+from raceway.compile.state.samples import (
+    BYTES,
+    DATA,
+    FIRST,
+    GIVEN,
+    NOTE,
+    SAMPLES,
+    STRIDE,
+    TIME,
+    TURN,
+    Samples,
+)
 
-SAMPLES, STRIDE = 1 << 12, 32
-"""How many there are, and the words of each."""
-BYTES = 192
-"""Of each packet, from its beginning on; of one that is shorter than 8 bytes, none."""
-GIVEN, FIRST_RULE = 0, 1
-_FIRST = 8
-_TURN, _BUSY, _TIME, _RULE, _LENGTH, _DATA = range(6)
 _PATIENCE = 0.1
 """Seconds that a sample may be in the making, which takes microseconds, or will never be made."""
-
-SOURCE = f"""def sample(packet, rule):
-    ticket = SAMPLES.add({GIVEN}) - 1
-    at = {_FIRST} + (ticket & {SAMPLES - 1}) * {STRIDE}
-    if SAMPLES.add(at + {_BUSY}) != 1:
-        SAMPLES.add(at + {_BUSY}, -1)
-        return 0
-    SAMPLES.add(at, -SAMPLES[at])
-    SAMPLES[at + {_TIME}] = packet.time
-    SAMPLES[at + {_RULE}] = rule
-    SAMPLES[at + {_LENGTH}] = len(packet)
-    length = min(len(packet), {BYTES})
-    words = length >> 3
-    for index in range(words):
-        SAMPLES[at + {_DATA} + index] = packet.load64(index << 3)
-    if length >= 8:
-        SAMPLES[at + {_DATA} + words] = packet.load64(length - 8)
-    SAMPLES.add(at, ticket + 1)
-    SAMPLES.add(at + {_BUSY}, -1)
-    return 0
-"""
-"""The function's source, for a scope in which SAMPLES is what `ring` makes."""
 
 
 class Sample(NamedTuple):
@@ -61,10 +37,10 @@ class Sample(NamedTuple):
     data: bytes
 
 
-def ring(first_rule: int) -> Counters:
-    """The state that `sample` works on, for rules of which the first that logs has this number."""
-    made = Counters(_FIRST + SAMPLES * STRIDE)
-    made[FIRST_RULE] = first_rule
+def ring(first_rule: int) -> Samples:
+    """The ring for rules of which the first that logs has this number."""
+    made = Samples()
+    made[NOTE] = first_rule
     return made
 
 
@@ -74,9 +50,9 @@ class Reader:
     now: a clock in seconds.
     """
 
-    def __init__(self, samples: Counters, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, samples: Samples, now: Callable[[], float] = time.monotonic) -> None:
         self._given = samples.words
-        self._entries = samples.words[_FIRST:].reshape(SAMPLES, STRIDE)
+        self._entries = samples.words[FIRST:].reshape(SAMPLES, STRIDE)
         self._next = 0
         self._now = now
         self._waiting: tuple[int, float] = (-1, 0.0)
@@ -104,8 +80,8 @@ class Reader:
         places = tickets % SAMPLES
         rows = self._entries[places]
         # Whoever fills one anew has begun with this word.
-        turns = self._entries[places, _TURN]
-        whole = (turns == tickets + 1) & (rows[:, _TURN] == tickets + 1)
+        turns = self._entries[places, TURN]
+        whole = (turns == tickets + 1) & (rows[:, TURN] == tickets + 1)
         unfinished = (turns <= tickets).nonzero()[0]
         end = len(tickets)
         if len(unfinished) and not final:
@@ -123,10 +99,10 @@ class Reader:
 
 
 def _samples(rows: np.ndarray[Any, np.dtype[np.int64]]) -> list[Sample]:
-    octets = rows[:, _DATA:].astype(">i8").tobytes()
-    size = (STRIDE - _DATA) * 8
+    octets = rows[:, DATA:].astype(">i8").tobytes()
+    size = (STRIDE - DATA) * 8
     made = []
-    for index, (when, rule, length) in enumerate(rows[:, _TIME:_DATA].tolist()):
+    for index, (when, rule, length) in enumerate(rows[:, TIME:DATA].tolist()):
         kept = min(length, BYTES)
         start = index * size
         whole, rest = kept & ~7, kept & 7

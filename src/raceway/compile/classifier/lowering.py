@@ -18,7 +18,10 @@ from raceway.compile.classifier.sets import LAST_ANSWER
 from raceway.compile.lowering import PacketType, current, is_number
 from raceway.compile.lowering_addresses import build, constant
 from raceway.compile.lowering_state import StateType
+from raceway.compile.pipeline import OFTEN
 
+# In line wherever they are: a call is a way more for the verifier at each branch behind it.
+OFTEN.update(function.__code__ for function in (walk.half, walk.narrow, walk.wide, walk.number, walk.match))
 types: Any = numba_types  # numba fills this module in as it starts
 _i64 = ir.IntType(64)
 _MEMBERS = [f"word_{number}" for number in range(walk.KEY_WORDS)]
