@@ -139,12 +139,13 @@ _SCRATCH = 384
 
 def room(builder: Any, at: int, count: int) -> Memory:
     """Emit a place for words that parts are handed, and that nobody needs when the next one is handed some there: eBPF
-    has little stack, and its functions share it. at: bytes, where eBPF has it (`KEY`, `FLOW`)."""
-    if at + 8 * count > _SCRATCH:
-        raise AssertionError(f"{count} words at {at} are more than there is room for")
+    has little stack, and its functions share it. at: bytes, where eBPF has it (`KEY`, `FLOW`, `TABLE_KEY`); what is
+    more than there is room for lies on the stack."""
     place = cgutils.alloca_once(builder, ir.ArrayType(_i64, count))
-    place = builder.bitcast(place, _i64.as_pointer())
-    return Memory(primitives.emit(builder, "scratch", place, constant(at)), count)
+    start = builder.bitcast(place, _i64.as_pointer())
+    if at + 8 * count > _SCRATCH:
+        return Memory(start, count)
+    return Memory(primitives.emit(builder, "scratch", start, constant(at)), count)
 
 
 def _context(context: Any, builder: Any, packet: Any) -> Any:
