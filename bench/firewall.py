@@ -30,9 +30,9 @@ from bench.filter_sets import filter_set
 from bench.kernel_filters import prepared, source
 from bench.peers.measurement import Detail, Measurement, PeerUnavailable
 from bench.stage import SECONDS, Stage, in_millions, rate, settled
-from raceway.apps.firewall.importing.classbench import read_classbench
 from raceway.apps.firewall.program import Program
-from raceway.apps.firewall.rules import RuleSet
+from raceway.apps.firewall.rules.importing.classbench import read_classbench
+from raceway.apps.firewall.rules.rule_set import RuleSet
 from raceway.kernel.interface import Network
 
 _FLOOD = "drop udp dst port 9"

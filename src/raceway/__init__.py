@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raceway.apps.firewall.controller import Firewall as Firewall
-    from raceway.apps.firewall.text import RulesError as RulesError
+    from raceway.apps.firewall.rules.text import RulesError as RulesError
     from raceway.apps.functions.attaching import Attachment as Attachment, attach as attach
     from raceway.compile.addresses import prefix as prefix
     from raceway.compile.errors import (
@@ -94,7 +94,7 @@ _HOMES = {
     "attach": "apps.functions.attaching",
     "Attachment": "apps.functions.attaching",
     "Firewall": "apps.firewall.controller",
-    "RulesError": "apps.firewall.text",
+    "RulesError": "apps.firewall.rules.text",
     "FunctionRefusedError": "kernel.functions.refusals",
     "explain": "kernel.functions.explaining",
     "Explanation": "kernel.functions.explaining",

@@ -15,9 +15,9 @@ import pytest
 
 import raceway
 from labs import lab as lab, needs, needs_root, output, reaches
-from raceway.apps.firewall.importing.nftables import parse_nftables
-from raceway.apps.firewall.language import parse_rules
 from raceway.apps.firewall.program import Program
+from raceway.apps.firewall.rules.importing.nftables import parse_nftables
+from raceway.apps.firewall.rules.language import parse_rules
 from raceway.memory.jit import INTERPRETED
 from raceway.ports.pcap.capture import load_capture
 

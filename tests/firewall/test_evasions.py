@@ -16,8 +16,8 @@ import raceway
 from conftest import own_captures, scaled
 from labs import needs_root
 from packet_cases import needs_native
-from raceway.apps.firewall.language import parse_rules
 from raceway.apps.firewall.program import Program
+from raceway.apps.firewall.rules.language import parse_rules
 from raceway.compile.classifier.classifier import Classifier
 from raceway.compile.classifier.walk import WRONGS
 from raceway.ports.pcap.capture import load_capture

@@ -18,9 +18,9 @@ import raceway
 from conftest import SHARED
 from labs import needs_root
 from packet_cases import needs_native
-from raceway.apps.firewall.importing.classbench import read_classbench
 from raceway.apps.firewall.judging import matched
 from raceway.apps.firewall.program import Program
+from raceway.apps.firewall.rules.importing.classbench import read_classbench
 from raceway.memory.jit import INTERPRETED
 
 PACKETS = int(os.environ.get("RACEWAY_SOAK_PACKETS", "0"))

@@ -15,8 +15,8 @@ from raceway import DROP, PASS
 from raceway.apps.firewall.divert.diverter import DivertLoop
 from raceway.apps.firewall.divert.records import CHUNK, MARK
 from raceway.apps.firewall.judging import judged
-from raceway.apps.firewall.language import parse_rules
 from raceway.apps.firewall.program import Program
+from raceway.apps.firewall.rules.language import parse_rules
 
 ADDRESSES = bytes.fromhex("020000000002020000000001")
 

@@ -14,7 +14,7 @@ import pytest
 
 import raceway
 from labs import lab as lab, mounts as mounts, needs_root, reaches
-from raceway.apps.firewall.language import parse_rules
+from raceway.apps.firewall.rules.language import parse_rules
 from raceway.kernel import connections
 from raceway.kernel.bpf.links import links
 from raceway.kernel.bpf.system import LinkKind

@@ -16,11 +16,11 @@ import pytest
 
 import raceway
 from labs import lab as lab, needs, needs_root, reaches
-from raceway.apps.firewall import log
-from raceway.apps.firewall.language import parse_rules
-from raceway.apps.firewall.log import Log
+from raceway.apps.firewall.log import writer as log
+from raceway.apps.firewall.log.sampling import Reader
+from raceway.apps.firewall.log.writer import Log
 from raceway.apps.firewall.program import Program
-from raceway.apps.firewall.sampling import Reader
+from raceway.apps.firewall.rules.language import parse_rules
 from raceway.compile.state import samples
 from raceway.compile.state.samples import BYTES, SAMPLES, STRIDE
 from raceway.memory.jit import INTERPRETED

@@ -13,14 +13,14 @@ import pytest
 import raceway
 from raceway.apps.firewall import judging
 from raceway.apps.firewall.collection import without_collection
-from raceway.apps.firewall.conditions import Conditions
-from raceway.apps.firewall.expression import Named, read
 from raceway.apps.firewall.judging import matched
-from raceway.apps.firewall.language import parse_rules, read_rules
-from raceway.apps.firewall.lists import load_prefixes
-from raceway.apps.firewall.matching import boxes
 from raceway.apps.firewall.program import Program
-from raceway.apps.firewall.text import Place
+from raceway.apps.firewall.rules.conditions import Conditions
+from raceway.apps.firewall.rules.expression import Named, read
+from raceway.apps.firewall.rules.language import parse_rules, read_rules
+from raceway.apps.firewall.rules.lists import load_prefixes
+from raceway.apps.firewall.rules.matching import boxes
+from raceway.apps.firewall.rules.text import Place
 from raceway.compile.classifier.classes import distinct_rows
 from raceway.compile.classifier.sets import Addresses, Ranges, merged
 from raceway.compile.recipe import recipe

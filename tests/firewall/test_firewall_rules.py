@@ -13,14 +13,14 @@ import pytest
 
 import raceway
 from conftest import own_captures, shared_captures
-from raceway.apps.firewall.expression import read
-from raceway.apps.firewall.importing.classbench import read_classbench
-from raceway.apps.firewall.importing.nftables import parse_nftables, read_nftables
 from raceway.apps.firewall.judging import matched
-from raceway.apps.firewall.language import parse_rules, read_rules
-from raceway.apps.firewall.matching import boxes
 from raceway.apps.firewall.program import Program
-from raceway.apps.firewall.text import Place
+from raceway.apps.firewall.rules.expression import read
+from raceway.apps.firewall.rules.importing.classbench import read_classbench
+from raceway.apps.firewall.rules.importing.nftables import parse_nftables, read_nftables
+from raceway.apps.firewall.rules.language import parse_rules, read_rules
+from raceway.apps.firewall.rules.matching import boxes
+from raceway.apps.firewall.rules.text import Place
 from raceway.compile.classifier.classifier import Classifier
 from raceway.ports.pcap.capture import load_capture
 

@@ -24,9 +24,9 @@ import raceway
 from labs import lab as lab, mounts as mounts, needs_root, reaches
 from raceway.apps.firewall import control
 from raceway.apps.firewall.control import Control, ask
-from raceway.apps.firewall.screen import render, short
-from raceway.apps.firewall.talkers import FIRST_GUESS, SAMPLES, Talkers
-from raceway.apps.firewall.top import SORTS, view_of
+from raceway.apps.firewall.watch.screen import render, short
+from raceway.apps.firewall.watch.talkers import FIRST_GUESS, SAMPLES, Talkers
+from raceway.apps.firewall.watch.top import SORTS, view_of
 from raceway.memory.jit import INTERPRETED
 
 in_the_kernel = pytest.mark.skipif(

@@ -17,10 +17,10 @@ from spoiling import FILES, spoiled, written
 import raceway
 from conftest import scaled
 from labs import lab as lab, needs_root
-from raceway.apps.firewall.importing.classbench import read_classbench
-from raceway.apps.firewall.importing.nftables import read_nftables
-from raceway.apps.firewall.language import read_rules
 from raceway.apps.firewall.program import Program
+from raceway.apps.firewall.rules.importing.classbench import read_classbench
+from raceway.apps.firewall.rules.importing.nftables import read_nftables
+from raceway.apps.firewall.rules.language import read_rules
 from raceway.memory.jit import INTERPRETED
 
 ROUNDS = int(os.environ.get("RACEWAY_SOAK_ROUNDS", "0")) * 10 or scaled(150, 60)

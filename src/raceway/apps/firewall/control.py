@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from raceway.apps.firewall.controller import Firewall
-from raceway.apps.firewall.language import read_rules
-from raceway.apps.firewall.rules import RuleSet
+from raceway.apps.firewall.rules.language import read_rules
+from raceway.apps.firewall.rules.rule_set import RuleSet
 from raceway.apps.functions.attaching import interface_index
 from raceway.errors import RacewayError
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.divert.diverter import Diverter, DivertStatus
-from raceway.apps.firewall.language import parse_rules, read_rules
-from raceway.apps.firewall.log import SIZE, Log, LogStatus
+from raceway.apps.firewall.log.writer import SIZE, Log, LogStatus
 from raceway.apps.firewall.outgoing import Egress
 from raceway.apps.firewall.program import Program
-from raceway.apps.firewall.rules import RuleSet
-from raceway.apps.firewall.talkers import Talk, Talkers
-from raceway.apps.firewall.text import RulesError
+from raceway.apps.firewall.rules.language import parse_rules, read_rules
+from raceway.apps.firewall.rules.rule_set import RuleSet
+from raceway.apps.firewall.rules.text import RulesError
+from raceway.apps.firewall.watch.talkers import Talk, Talkers
 from raceway.apps.functions.attaching import Attachment, attach, interface_index
 from raceway.apps.functions.pinning import pin_beside
 from raceway.compile.classifier.walk import WRONGS

@@ -19,12 +19,22 @@ from typing import Any
 
 import numpy as np
 
-from raceway.apps.firewall import sampling
 from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.divert.marks import MARKED, numbers_of
+from raceway.apps.firewall.log import sampling
 from raceway.apps.firewall.outgoing import noting
-from raceway.apps.firewall.rules import DIVERT, DROP, ESTABLISHED, LIMIT, LOG, PASS, Rate, Rule, RuleSet
-from raceway.apps.firewall.text import RulesError
+from raceway.apps.firewall.rules.rule_set import (
+    DIVERT,
+    DROP,
+    ESTABLISHED,
+    LIMIT,
+    LOG,
+    PASS,
+    Rate,
+    Rule,
+    RuleSet,
+)
+from raceway.apps.firewall.rules.text import RulesError
 from raceway.compile.classifier.classifier import Classifier
 from raceway.compile.classifier.sets import LAST_ANSWER, QUESTIONS, Box, Ranges
 from raceway.compile.classifier.walk import WRONGS

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raceway.faces.cli.firewall_status import clock, day, show_status
+
 if TYPE_CHECKING:
-    from raceway.apps.firewall.rules import RuleSet
+    from raceway.apps.firewall.rules.rule_set import RuleSet
 
 application = typer.Typer(
     no_args_is_help=True,
@@ -71,9 +73,9 @@ raceway firewall explain --format classbench acl1_10k trace.pcap --json | tail -
 
 
 def _read(path: Path, format: str) -> RuleSet:
-    from raceway.apps.firewall.importing.classbench import read_classbench
-    from raceway.apps.firewall.importing.nftables import read_nftables
-    from raceway.apps.firewall.language import read_rules
+    from raceway.apps.firewall.rules.importing.classbench import read_classbench
+    from raceway.apps.firewall.rules.importing.nftables import read_nftables
+    from raceway.apps.firewall.rules.language import read_rules
 
     if format not in FORMATS:
         raise typer.BadParameter(
@@ -264,7 +266,7 @@ def run(
         except KeyboardInterrupt:
             pass
         status = firewall.status()
-    _show(status.as_dict)
+    show_status(status.as_dict)
     if json:
         _print_json(**status.as_dict)
 
@@ -294,10 +296,10 @@ def status(
 
     found = ask(interface, do="status")
     print(
-        f"{interface}: {found['mode']} mode, for {_clock(found['uptime'])}; {len(found['rules']):,} rules, in force "
-        f"since {_day(found['rules_since'])} ({_clock(found['rules_for'])}), {found['reloads']:,} reloads"
+        f"{interface}: {found['mode']} mode, for {clock(found['uptime'])}; {len(found['rules']):,} rules, in force "
+        f"since {day(found['rules_since'])} ({clock(found['rules_for'])}), {found['reloads']:,} reloads"
     )
-    _show(found)
+    show_status(found)
     if json:
         _print_json(**found)
 
@@ -325,8 +327,8 @@ def top(
     """
     import sys
 
-    from raceway.apps.firewall.top import SORTS
-    from raceway.apps.firewall.watching import look_twice, watch
+    from raceway.apps.firewall.watch.top import SORTS
+    from raceway.apps.firewall.watch.watching import look_twice, watch
 
     if sort not in SORTS:
         raise typer.BadParameter(f"{sort!r}: one of {', '.join(SORTS)} was expected", param_hint="--sort")
@@ -337,7 +339,7 @@ def top(
         return
     from rich.console import Console
 
-    from raceway.apps.firewall.screen import render
+    from raceway.apps.firewall.watch.screen import render
 
     view = look_twice(interface, interval)
     console = Console(highlight=False, soft_wrap=False)
@@ -382,62 +384,6 @@ def confirm(
 
     ask(interface, do="confirm")
     print("the reload is confirmed")
-
-
-def _show(status: dict[str, Any]) -> None:
-    width = len(f"{status['seen']:,}")
-    for one in status["rules"]:
-        limited = f"  ({one['limited']:,} over the rate)" if one["limited"] else ""
-        if one["action"] == "log":
-            over = f"; {one['limited']:,} over the rate were not" if one["limited"] else ""
-            limited = f"  (logged{over})"
-        print(f"{one['packets']:>{width},}  {one['text']}{limited}")
-    print(f"{status['default_packets']:>{width},}  default {status['default']}")
-    for why, count in status["malformed"].items():
-        print(f"{count:>{width},}  malformed: {why}")
-    if status.get("flows"):
-        print("flows: " + ", ".join(f"{count:,} {what}" for what, count in status["flows"].items()))
-    if status["gone"]:
-        print(f"{status['gone']:>{width},}  by rules that are no longer in force")
-    if status["aborted"]:
-        print(f"{status['aborted']:>{width},}  aborted")
-    print(f"{status['seen']:>{width},}  packets in all")
-    if log := status["log"]:
-        print(f"{log['file']}: {log['written']:,} packets logged, {log['lost']:,} lost")
-        if log["error"]:
-            print(f"nothing can be logged: {log['error']}")
-    if status.get("divert"):
-        _show_divert(status["divert"])
-
-
-def _clock(seconds: float) -> str:
-    from datetime import timedelta
-
-    return str(timedelta(seconds=int(seconds)))
-
-
-def _day(seconds: float) -> str:
-    from datetime import datetime
-
-    return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
-
-
-def _show_divert(divert: dict[str, Any]) -> None:
-    lost = sum(divert["lost"].values()) + divert["foreign"]
-    print(
-        f"diverted {divert['diverted']:,}: {divert['reinjected']:,} reinjected, {lost:,} lost, "
-        f"{divert['queued']:,} under way"
-    )
-    for name, one in divert["names"].items():
-        print(
-            f"  {name}: {one['passed']:,} passed, {one['dropped']:,} dropped, {one['failed']:,} failed, "
-            f"{one['too_long']:,} too long"
-        )
-        if one["failure"]:
-            print(f"    its first failure: {one['failure']}")
-    for name, count in {**divert["lost"], "foreign": divert["foreign"]}.items():
-        if count:
-            print(f"  lost, {name}: {count:,}")
 
 
 def _finish(json: bool, **values: Any) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from raceway.apps.firewall.divert.records import MARK, MARK_SIZE
-from raceway.apps.firewall.rules import DIVERT, Rule
-from raceway.apps.firewall.text import RulesError
+from raceway.apps.firewall.rules.rule_set import DIVERT, Rule
+from raceway.apps.firewall.rules.text import RulesError
 
 MARKED = (
     f"if not packet.grow_head({MARK_SIZE}):",

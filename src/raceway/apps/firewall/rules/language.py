@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raceway.apps.firewall.collection import without_collection
-from raceway.apps.firewall.conditions import Conditions
-from raceway.apps.firewall.expression import Named
-from raceway.apps.firewall.lists import load_prefixes
-from raceway.apps.firewall.rules import (
+from raceway.apps.firewall.rules.conditions import Conditions
+from raceway.apps.firewall.rules.expression import Named
+from raceway.apps.firewall.rules.lists import load_prefixes
+from raceway.apps.firewall.rules.rule_set import (
     ACTIONS,
     DIVERT,
     FLOWS,
@@ -39,7 +39,7 @@ from raceway.apps.firewall.rules import (
     Rule,
     RuleSet,
 )
-from raceway.apps.firewall.text import Place, RulesError
+from raceway.apps.firewall.rules.text import Place, RulesError
 from raceway.compile.addresses import prefix
 from raceway.compile.classifier.sets import LAST_PORT, Addresses, Ranges
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from raceway.apps.firewall.matching import EVERYTHING, Alternative, Tree, boxes
-from raceway.apps.firewall.text import Place
+from raceway.apps.firewall.rules.matching import EVERYTHING, Alternative, Tree, boxes
+from raceway.apps.firewall.rules.text import Place
 
 DROP, PASS, LOG, LIMIT, DIVERT = "drop", "pass", "log", "limit", "divert"
 ACTIONS = (DROP, PASS, LOG, LIMIT, DIVERT)

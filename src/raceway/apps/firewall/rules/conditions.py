@@ -15,10 +15,10 @@ import re
 import socket
 from collections.abc import Mapping
 
-from raceway.apps.firewall.expression import Named, read
-from raceway.apps.firewall.lists import KNOWN
-from raceway.apps.firewall.matching import All, Alternative, Only, TooManyError, Tree, boxes, product
-from raceway.apps.firewall.text import Place, RulesError
+from raceway.apps.firewall.rules.expression import Named, read
+from raceway.apps.firewall.rules.lists import KNOWN
+from raceway.apps.firewall.rules.matching import All, Alternative, Only, TooManyError, Tree, boxes, product
+from raceway.apps.firewall.rules.text import Place, RulesError
 from raceway.compile.classifier.sets import LAST_4, LAST_6, Addresses, Box, Ranges
 
 _AND = re.compile(r"\s+and\s+")

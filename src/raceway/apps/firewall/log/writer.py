@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raceway.apps.firewall.sampling import Reader
+from raceway.apps.firewall.log.sampling import Reader
 from raceway.compile.state.samples import BYTES
 from raceway.ports.pcap.writer import CaptureWriter
 
 if TYPE_CHECKING:
     from raceway.apps.firewall.program import Program
-    from raceway.apps.firewall.rules import RuleSet
+    from raceway.apps.firewall.rules.rule_set import RuleSet
 
 SIZE = 100_000_000
 """Bytes of a file, by default."""

@@ -14,9 +14,9 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from raceway.apps.firewall import matching
-from raceway.apps.firewall.matching import All, Asked, Either, Not, Tree
-from raceway.apps.firewall.text import Place, RulesError
+from raceway.apps.firewall.rules import matching
+from raceway.apps.firewall.rules.matching import All, Asked, Either, Not, Tree
+from raceway.apps.firewall.rules.text import Place, RulesError
 from raceway.compile.addresses import Prefix, prefix
 from raceway.compile.classifier.sets import ANY_IPV4, ANY_IPV6, LAST_PORT, Addresses, Ranges
 from raceway.compile.errors import ExpressionError

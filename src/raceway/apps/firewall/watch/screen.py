@@ -12,7 +12,7 @@ from typing import TypeVar
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from raceway.apps.firewall.top import Row, View
+from raceway.apps.firewall.watch.top import Row, View
 
 _T = TypeVar("_T")
 _COLOURS = {

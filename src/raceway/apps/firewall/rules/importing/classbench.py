@@ -11,10 +11,10 @@ import re
 from pathlib import Path
 
 from raceway.apps.firewall.collection import without_collection
-from raceway.apps.firewall.lists import KNOWN
-from raceway.apps.firewall.matching import Alternative, Only
-from raceway.apps.firewall.rules import DROP, PASS, Rule, RuleSet
-from raceway.apps.firewall.text import Place, RulesError
+from raceway.apps.firewall.rules.lists import KNOWN
+from raceway.apps.firewall.rules.matching import Alternative, Only
+from raceway.apps.firewall.rules.rule_set import DROP, PASS, Rule, RuleSet
+from raceway.apps.firewall.rules.text import Place, RulesError
 from raceway.compile.addresses import prefix
 from raceway.compile.classifier.sets import (
     ANY_PORT,

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from raceway.apps.firewall.text import Place, RulesError
+from raceway.apps.firewall.rules.text import Place, RulesError
 from raceway.compile.addresses import prefix
 from raceway.compile.classifier.sets import LAST_4, LAST_6, Addresses, Ranges, merged
 

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.live import Live
 
 from raceway.apps.firewall.control import NoFirewallError, ask
-from raceway.apps.firewall.screen import render
-from raceway.apps.firewall.top import SORTS, View, view_of
+from raceway.apps.firewall.watch.screen import render
+from raceway.apps.firewall.watch.top import SORTS, View, view_of
 from raceway.errors import NoSuchInterfaceError
 
 _FIRST = 0.5

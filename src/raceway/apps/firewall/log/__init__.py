@@ -1,0 +1,1 @@
+"""What rules log: out of the ring of samples (sampling), into a pcapng file (writer)."""
