@@ -25,6 +25,7 @@ from llvmlite import ir
 from numba.core import cgutils, types as numba_types
 
 from raceway.compile import headers, primitives, twins
+from raceway.compile.bpf.definitions import FLOW as FLOW, KEY as KEY, TABLE_KEY as TABLE_KEY
 from raceway.compile.lowering import PACKET
 from raceway.compile.lowering_addresses import TABLE, WORDS, build, constant
 from raceway.compile.state.words import State
@@ -132,7 +133,6 @@ def _kind(argument: Any) -> Any:
     return TABLE if isinstance(argument, Words) else types.int64
 
 
-KEY, FLOW, TABLE_KEY = 0, 128, 192
 _ALL = (1 << 64) - 1
 _SCRATCH = 384
 

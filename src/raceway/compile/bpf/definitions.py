@@ -31,6 +31,8 @@ SECTION = "xdp"
 SIMULATED, TIME, PORT, RING, TIME_OFFSET = 0, 8, 16, 24, 32
 ZEROS_AT, COUNTERS_AT, COUNTERS_STRIDE = 64, 8192, 512
 SCRATCH = 128
+KEY, FLOW, TABLE_KEY = 0, 128, 192
+"""Where in a processor's scratch, in bytes, parts are handed a packet's key, a flow, and a table's key."""
 COUNTERS = (
     "ABORTED", "DROP", "PASS", "TX", "REDIRECT",
     "out_of_bounds", "arithmetic", "bad_verdict", "other_error", "loop_limit", "no_ring", "later_buffer",
@@ -142,7 +144,9 @@ define ptr @raceway_scratch(ptr %stack, i64 %at) alwaysinline {{
   %processor = call ptr @raceway_more()
   %inside = add i64 %at, {SCRATCH - MORE}
   %place = getelementptr i8, ptr %processor, i64 %inside
-  ret ptr %place
+  %is_near = icmp eq i64 %at, {{NEAR}}
+  %chosen = select i1 %is_near, ptr %stack, ptr %place
+  ret ptr %chosen
 }}
 define ptr @raceway_context_data(ptr %context) alwaysinline {{
   %place = getelementptr i8, ptr %context, i64 {{DATA}}
@@ -390,13 +394,16 @@ def entry(codes: dict[str, int], processors: int, hook: str = "xdp") -> str:
     return _HEAD + _at(hook, text)
 
 
-def primitives(used: list[State], processors: int, *, once: bool, hook: str = "xdp") -> str:
-    """The primitives that parts call. once: ask for the processor's number once."""
+def primitives(
+    used: list[State], processors: int, *, once: bool, hook: str = "xdp", near: bool = False
+) -> str:
+    """The primitives that parts call. once: ask for the processor's number once; near: tables are asked in line, and
+    their keys lie on the stack."""
     more = _MORE.replace("{PROCESSORS_MASK}", str(processors - 1)).replace("{ASKED}", _ONCE if once else "")
     more += f"@{CONTROL} = external global [{COUNTERS_AT} x i8]\n"
     return (
         _HEAD
-        + _at(hook, _PRIMITIVES)
+        + _at(hook, _PRIMITIVES.replace("{NEAR}", str(TABLE_KEY if near else -1)))
         + more
         + "".join(_STATE.replace("{SERIAL}", str(state.serial)) for state in used)
     )

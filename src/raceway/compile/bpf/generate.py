@@ -41,6 +41,9 @@ _FINDS_HEADERS = re.compile(
     r"^(define .*compile6locate\d+(?:transport|ipv4|ipv6|network)B.*? )(?:alwaysinline|inlinehint)", re.M
 )
 _HEADERS_IN_LINE = 6
+_TABLE_PART = re.compile(rf"{apart.PREFIX}(?=hash_table_|token_bucket_)")
+_TABLE_ASKED = re.compile(rf'call .*@"?{apart.PREFIX}(?:hash_table|token_bucket)_')
+_TABLES_IN_LINE = 2
 _UNALIGNED = re.compile(r"^( *(?:%\S+ = load|store) .*), align 1(?=$|,)", re.M)
 # What numba notes of an exception beside the status: nobody reads it, and it would be an argument of every function.
 # (Where all is in line it is none, and costs nothing.)
@@ -84,6 +87,10 @@ def generate(
     module = binding.parse_assembly(definitions.entry(native.FAILURES, processors, function.hook))
     asked = sum(len(_HEADERS_ASKED.findall(text)) for text in texts if _USERS.search(text))
     large = asked > _HEADERS_IN_LINE
+    # A part in line is quicker; several of a table's are too many ways, if not for LLVM then for the verifier.
+    near = arrangement == 0 and sum(len(_TABLE_ASKED.findall(text)) for text in texts) <= _TABLES_IN_LINE
+    if near:
+        texts = [_TABLE_PART.sub("raceway_near_", text) for text in texts]
     stands_apart = any(apart.PREFIX in text for text in texts)
     for text in (_decide(typed), *texts):
         # What finds headers is large. In line, LLVM sees what was asked before; many times in line, it is too much.
@@ -97,7 +104,9 @@ def generate(
     text = widened(_with_context(str(module)))
     module = binding.parse_assembly(hidden_more(text) if large else _constant_offsets(text))
     for text in (
-        definitions.primitives(used, processors, once=(arrangement == 0) != large, hook=function.hook),
+        definitions.primitives(
+            used, processors, once=(arrangement == 0) != large, hook=function.hook, near=near
+        ),
         definitions.given(function.hook),
     ):
         module.link_in(binding.parse_assembly(text))
