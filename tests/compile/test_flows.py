@@ -182,6 +182,17 @@ def test_times_are_those_of_the_state_that_a_connection_is_in(ends):
 
 
 @BOTH
+@pytest.mark.parametrize("out", [False, True])
+def test_after_a_reset_the_other_side_cannot_keep_the_flow(ends, out):
+    run, _ = world()
+    run(ends.tcp(True, SYN, 100), ends.tcp(False, SYN | ACK, 500, 101), ends.tcp(True, ACK, 101, 501))
+    run(ends.tcp(out, RST, 501))
+    more = ends.tcp(False, ACK, 501, 101)
+    assert run(more, at=layout.AFTER_RESET) == [True]
+    assert run(more, at=layout.AFTER_RESET + 1) == [False]
+
+
+@BOTH
 def test_a_flow_that_goes_on_stays(ends):
     run, _ = world()
     run(ends.udp(True))

@@ -63,7 +63,8 @@ def arriving(known: Any, new: Any, packet: Any, words: Any, flow: Any, now: int)
     value = look(known, flow, second)
     if value >= 0:
         flow[ANSWER] = 1
-        if kind == _OF_FLOW:
+        # After a reset only the host says that it goes on.
+        if kind == _OF_FLOW and value & RESET == 0:
             note(known, flow, value, second, _ends(packet, words, IN_FIN))
         return
     value = look(new, flow, second)
