@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 
 import pytest
+from firewall_world import inside_mounts
 
 import raceway
 from labs import lab as lab, mounts as mounts, needs, needs_root, reaches
@@ -409,19 +411,7 @@ def test_rules_that_keep_filtering_after_a_kill_drop_what_they_divert(lab, tmp_p
     interface = two.interface("b")
     (tmp_path / "inspect_udp.py").write_text(INSPECT)
     (tmp_path / "wall.rules").write_text(f"on death keep\n{RULES}\n")
-    enter = [
-        "nsenter",
-        f"--mount=/proc/{mounts}/ns/mnt",
-        f"--wdns={tmp_path}",
-        sys.executable,
-        "-m",
-        "raceway",
-    ]
-
-    def inside(*words: str) -> subprocess.Popen[str]:
-        with two.inside("b"):
-            return subprocess.Popen([*enter, *words], stdout=subprocess.PIPE, text=True)
-
+    inside = functools.partial(inside_mounts, two, mounts, folder=tmp_path)
     words = ("firewall", "run", interface, "-f", "wall.rules", "--divert", "inspector=inspect_udp.py:look")
     with receiver(two, 10) as ten, receiver(two, 13) as other:
         with inside(*words) as process:

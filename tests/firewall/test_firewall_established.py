@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import threading
 
 import pytest
+from firewall_world import inside_mounts
 
 import raceway
 from labs import lab as lab, mounts as mounts, needs_root, reaches
@@ -175,19 +177,7 @@ def test_flows_are_noted_after_the_controllers_death_where_rules_are_kept(lab, t
     assert reaches(two, "a", two.address("b"))
     interface, peer, host = two.interface("b"), two.address("a"), two.address("b")
     (tmp_path / "wall.rules").write_text("on death keep" + RULES)
-    enter = [
-        "nsenter",
-        f"--mount=/proc/{mounts}/ns/mnt",
-        f"--wdns={tmp_path}",
-        sys.executable,
-        "-m",
-        "raceway",
-    ]
-
-    def inside(*words: str) -> subprocess.Popen[str]:
-        with two.inside("b"):
-            return subprocess.Popen([*enter, *words], stdout=subprocess.PIPE, text=True)
-
+    inside = functools.partial(inside_mounts, two, mounts, folder=tmp_path)
     with inside("firewall", "run", interface, "-f", "wall.rules") as process:
         assert "in force" in process.stdout.readline()
         process.send_signal(signal.SIGKILL)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import io
 import json
 import os
 import pty
 import re
 import select
-import signal
 import socket
 import struct
 import subprocess
@@ -19,6 +19,7 @@ import termios
 import time
 
 import pytest
+from firewall_world import inside_mounts, running
 
 import raceway
 from labs import lab as lab, mounts as mounts, needs_root, reaches
@@ -268,21 +269,6 @@ def test_status_says_since_when_and_how_often(lab):
         assert (second.reloads, second.malformed_policy) == (1, "pass")
 
 
-@contextlib.contextmanager
-def running(two, path):
-    """A `raceway firewall run` at host b."""
-    told = [sys.executable, "-m", "raceway", "firewall", "run", two.interface("b"), "-f", str(path)]
-    process = two.popen("b", told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        line = process.stdout.readline()
-        assert "in force" in line, line + process.stderr.read()
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-
-
 class Terminal:
     """`raceway firewall top` at host b, in a terminal of its own."""
 
@@ -421,24 +407,15 @@ def test_rules_that_outlive_their_controller_do_so_while_they_are_watched(lab, t
     two = lab()
     interface = two.interface("b")
     (tmp_path / "wall.rules").write_text("on death keep\npass established\ndrop udp dst port 9\n")
-    enter = [
-        "nsenter",
-        f"--mount=/proc/{mounts}/ns/mnt",
-        f"--wdns={tmp_path}",
-        sys.executable,
-        "-m",
-        "raceway",
-    ]
-    with (
-        two.inside("b"),
-        subprocess.Popen([*enter, "firewall", "run", interface, "-f", "wall.rules"], stdout=subprocess.PIPE,
-                         text=True) as process,
-    ):  # fmt: skip
+    inside = functools.partial(inside_mounts, two, mounts, folder=tmp_path)
+    with inside("firewall", "run", interface, "-f", "wall.rules") as process:
         assert "in force" in process.stdout.readline()
-        assert ask(interface, do="watch")["rules"] == 2
+        with two.inside("b"):
+            assert ask(interface, do="watch")["rules"] == 2
         kept = subprocess.run(
-            [*enter[:2], "ls", "/sys/fs/bpf/raceway"], capture_output=True, text=True, timeout=60, check=True
-        ).stdout.split()
+            ["nsenter", f"--mount=/proc/{mounts}/ns/mnt", "ls", "/sys/fs/bpf/raceway"],
+            capture_output=True, text=True, timeout=60, check=True,
+        ).stdout.split()  # fmt: skip
         # The link, the ways on of the two functions, and the way out.
         assert sorted(name.split("-", 3)[3] if name.count("-") > 2 else "" for name in kept) == [
             "", "egress", "next-0", "next-1",
@@ -453,8 +430,5 @@ def test_rules_that_outlive_their_controller_do_so_while_they_are_watched(lab, t
             with pytest.raises(TimeoutError):
                 nine.recv(10)
     finally:
-        with two.inside("b"):
-            said = subprocess.run(
-                [*enter, "detach", interface], capture_output=True, text=True, timeout=60, check=True
-            )
-        assert "firewall" in said.stdout
+        with inside("detach", interface) as process:
+            assert "firewall" in process.stdout.read()
