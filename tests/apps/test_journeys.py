@@ -300,7 +300,7 @@ def test_dump_prints_a_line_a_packet_and_hexadecimal_if_asked():
     ("arguments", "status", "words"),
     [
         (["bridge", "-i", "null:"], 2, "expected twice"),
-        (["bridge", "-i", "pcap:/nonexistent", "-i", "null:"], 1, "No such file"),
+        (["bridge", "-i", "pcap:/nonexistent", "-i", "null:"], 1, "raceway: /nonexistent: No such file"),
         (
             ["bridge", "-i", "null:", "-i", "null:", "--through", "nothing.py:f"],
             2,
@@ -309,7 +309,7 @@ def test_dump_prints_a_line_a_packet_and_hexadecimal_if_asked():
         (["bridge", "-i", "null:", "-i", "null:", "--through", "nothing"], 2, "expected FILE.py:FUNCTION"),
         (["bridge", "-i", "netmap:x{", "-i", "null:"], 2, "^"),
         (["dump", "vale0:a"], 1, "not built yet"),
-        (["replay", "/nonexistent", "null:"], 1, "/nonexistent"),
+        (["replay", "/nonexistent", "null:"], 1, "raceway: /nonexistent: No such file or directory\n"),
         (["replay", str(DEMO), "null:", "--pps", "5", "--top"], 2, "expected one of them"),
         (["replay", str(DEMO), "null:", "--pps", "-5"], 2, "expected more than 0"),
         (["dump", "null:", "-w", "/nonexistent/file"], 1, "No such file"),

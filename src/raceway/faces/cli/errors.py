@@ -18,6 +18,14 @@ def report(error: Exception) -> int:
         error, OSError
     )
     text = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
+    if (
+        isinstance(error, OSError)
+        and not isinstance(error, RacewayError)
+        and error.filename
+        and error.strerror
+    ):
+        # As other tools say it; Python's own words begin with "[Errno 2]".
+        text = f"{error.filename}: {error.strerror}"
     # A port name's error has a caret under the name, which a word before the name would put out of place.
     print(
         f"raceway: not the name of a port:\n{text}"

@@ -100,7 +100,9 @@ def check(
     read = _read(rules, format)
     program = Program(read)
     size = program.classifier.used * 8
-    print(f"{rules}: {len(read.rules):,} rules are accepted; the classifier takes {size:,} bytes")
+    number = len(read.rules)
+    accepted = "1 rule is" if number == 1 else f"{number:,} rules are"
+    print(f"{rules}: {accepted} accepted; the classifier takes {size:,} bytes")
     if json:
         _print_json(rules=len(read.rules), bytes=size, notes=list(read.notes))
 
