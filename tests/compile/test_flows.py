@@ -34,16 +34,27 @@ class Ends:
         self.host = high + (b"\x01" if version == 4 else b"\0\0\x01")
         self.peer = high[: 1 if version == 4 else 4] + remote.to_bytes(3 if version == 4 else 12, "big")
 
-    def wrapped(self, out: bool, protocol: int, payload: bytes, *, fragment: int = 0) -> bytes:
+    def wrapped(
+        self,
+        out: bool,
+        protocol: int,
+        payload: bytes,
+        *,
+        fragment: int = 0,
+        more: bool = False,
+        number: int = 7,
+    ) -> bytes:
+        """fragment: where it begins, in units of 8 bytes; more: more fragments follow; number: the datagram's."""
         source, destination = (self.host, self.peer) if out else (self.peer, self.host)
         macs = PEER + HOST if out else HOST + PEER
         if self.version == 4:
             header = struct.pack(
-                "!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 0, fragment, 64, protocol, 0, source, destination
-            )
+                "!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), number & 0xFFFF, more << 13 | fragment, 64, protocol, 0,
+                source, destination,
+            )  # fmt: skip
             return macs + b"\x08\0" + header + payload
-        if fragment:
-            payload = struct.pack("!BBHI", protocol, 0, fragment << 3, 7) + payload
+        if fragment or more:
+            payload = struct.pack("!BBHI", protocol, 0, fragment << 3 | more, number) + payload
             protocol = 44
         return (
             macs + b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, len(payload), protocol, 64)
@@ -232,11 +243,75 @@ def test_errors_about_what_the_host_has_sent_are_related(ends):
         assert run(ends.error(sent[0])[:length]) == [False]
 
 
+def parts(ends: Ends, number: int, ports=(1000, 53), out: bool = False) -> tuple[bytes, bytes, bytes]:
+    """A UDP datagram in three fragments."""
+    near, far = ports if out else ports[::-1]
+    first = struct.pack("!HHHH", near, far, 40, 0) + bytes(8)
+    return (
+        ends.wrapped(out, 17, first, more=True, number=number),
+        ends.wrapped(out, 17, bytes(16), fragment=2, more=True, number=number),
+        ends.wrapped(out, 17, bytes(8), fragment=4, number=number),
+    )
+
+
 @BOTH
-def test_a_later_fragment_has_no_ports_and_is_of_no_flow(ends):
+def test_later_fragments_follow_the_first_of_their_datagram(ends):
+    run, table = world()
+    assert run(*parts(ends, 1)) == [False] * 3
+    run(ends.udp(True))
+    one, two = parts(ends, 1), parts(ends, 2, (1000, 54))
+    # Of a datagram whose first fragment has not come, or is of no flow, nothing is established.
+    assert run(*one[1:], *two) == [False] * 5
+    assert run(*one, one[2], *two[1:]) == [True] * 4 + [False] * 2
+    # Those of another host, of another protocol, and those that the host itself sends, open nothing.
+    other = Ends(ends.version, remote=77)
+    assert run(*parts(other, 1)) == [False] * 3
+    assert run(ends.wrapped(False, 6, bytes(16), fragment=4, number=1)) == [ends.version == 6]
+    run(*parts(ends, 5, out=True))
+    assert run(*parts(ends, 5)[1:]) == [False] * 2
+    assert {(one.local_port, one.remote_port) for one in table.flows(START)} == {(1000, 53)}
+
+
+@BOTH
+def test_fragments_are_waited_for_as_long_as_a_host_does(ends):
+    for after, alive in ((layout.FRAGMENTS, True), (layout.FRAGMENTS + 1, False)):
+        run, _ = world()
+        run(ends.udp(True))
+        first, *rest = parts(ends, 1)
+        assert run(first) == [True]
+        assert run(*rest, at=after) == [alive] * 2
+
+
+def test_fragments_over_ipv6_are_known_by_their_number_whatever_headers_are_around():
+    ends = Ends(6)
     run, _ = world()
     run(ends.udp(True))
-    assert run(ends.wrapped(False, 17, bytes(16), fragment=5)) == [False]
+    options = struct.pack(
+        "!BBHI", 44, 0, 0x0104, 0
+    )  # Hop-by-hop: a PadN option, and the fragment header behind it.
+
+    def part(protocol: int, place: int, more: bool, number: int, payload: bytes) -> bytes:
+        header = struct.pack("!BBHI", protocol, 0, place << 3 | more, number)
+        return ends.wrapped(False, 0, options + header + payload)
+
+    # The first has options for the destination behind its fragment header.
+    first = part(60, 0, True, 1 << 31 | 9, struct.pack("!BBHI", 17, 0, 0x0104, 0) + ends.udp(False)[54:])
+    assert run(part(60, 2, False, 1 << 31 | 9, bytes(8))) == [False]
+    assert run(first, part(60, 2, False, 1 << 31 | 9, bytes(8)), part(60, 2, False, 9, bytes(8))) == [
+        True,
+        True,
+        False,
+    ]
+
+
+@BOTH
+def test_a_flood_of_fragments_takes_no_place_of_what_was_answered(ends):
+    run, table = world(64)
+    run(ends.udp(True, (1000, 54)), ends.udp(False, (1000, 54)), ends.udp(True))
+    for number in range(3000):
+        assert run(parts(ends, number)[0], at=1) == [True]
+    assert table.new == table.new_capacity
+    assert run(ends.udp(False, (1000, 54)), at=1) == [True]
 
 
 @BOTH
@@ -332,7 +407,7 @@ def random_packets(seed: int, count: int):
     time = START
     for _ in range(count):
         one, out = chance.choice(ends), chance.random() < 0.5
-        time += chance.choice((0, 0, 1000, SECOND, 3 * SECOND, 70 * SECOND, 250 * SECOND))
+        time += chance.choice((*[0] * 8, 1000, SECOND, 3 * SECOND, 70 * SECOND, 250 * SECOND))
         numbers = [chance.choice((0, 1, 2, 100, 101, 1 << 24, 0xFFFFFFFF)) for _ in range(2)]
         flags = chance.choice((SYN, SYN | ACK, ACK, ACK, FIN | ACK, RST, RST | ACK, 0, 0xFF))
         port = chance.choice((80, 81))
@@ -340,10 +415,17 @@ def random_packets(seed: int, count: int):
             one.tcp(out, flags, *numbers, ports=(port, 1)), one.tcp(out, flags, *numbers, ports=(port, 1)),
             one.udp(out, (port, 1)), one.echo(out, port, reply=chance.random() < 0.5),
             one.error(one.tcp(True, SYN, ports=(port, 1))), one.wrapped(out, 47, bytes(8)),
+            one.wrapped(out, 17, bytes(8), fragment=2, number=port),
         ))  # fmt: skip
+        several = [data]
         if chance.random() < 0.1:
-            data = data[: chance.randrange(14, len(data))]
-        yield data, time
+            several += [one.udp(True, (port, 1)), *parts(one, port, (port, 1))]
+        if chance.random() < 0.2:
+            chance.shuffle(several)
+        for data in several:
+            if chance.random() < 0.1:
+                data = data[: chance.randrange(14, len(data))]
+            yield data, time
 
 
 @pytest.mark.skipif(bool(needs_native), reason=needs_native)
@@ -363,5 +445,8 @@ def test_machine_code_and_the_kernel_track_as_python_does(target, flows):
             (done.verdicts, done.reasons, sorted(map(str, table.flows(times[-1]))), table.evicted, table.full)
         )
     assert results[0] == results[1]
-    assert results[0][0].count(raceway.PASS) > 50
+    established = [data for data, one in zip(packets, results[0][0], strict=True) if one == raceway.PASS]
+    assert len(established) > 50
+    later = sum(data[12:14] == b"\x08\0" and data[20:22] == b"\x20\x02" for data in established)
+    assert later > 10
     assert not any(results[0][1].values())

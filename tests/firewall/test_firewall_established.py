@@ -127,6 +127,9 @@ def test_what_the_host_begins_or_answers_passes_and_nothing_else(lab, six):
                 outside.sendto(b"answer", (host, 5000))
                 inside.settimeout(5)
                 assert inside.recv(100) == b"answer"
+                # In fragments: the first has ports, the others follow it.
+                outside.sendto(bytes(range(250)) * 16, (host, 5000))
+                assert inside.recv(5000) == bytes(range(250)) * 16
         # An error about what the host has sent: nobody listens there.
         with two.inside("b"), socket.socket(family, socket.SOCK_DGRAM) as inside:
             inside.settimeout(5)

@@ -205,21 +205,47 @@ def behind_extensions(packet: PacketBytes, offset: int) -> int:
             fragment = packet.load16(start + 2)
             if fragment & 0xFFF9:
                 facts |= _FRAGMENT
-            start += 8
             if fragment & 0xFFF8:
                 # What follows is the middle of a datagram, whatever its first header's number is.
-                return facts | _LATER | (following << _PROTOCOL_SHIFT) | start
-        elif header == 51:
-            start += (packet.load8(start + 1) + 2) << 2
-        else:
-            if header == 43 and packet.load8(start + 3) > 0:
-                facts |= _ROUTED
-            start += (packet.load8(start + 1) + 1) << 3
+                return facts | _LATER | (following << _PROTOCOL_SHIFT) | (start + 8)
+        elif header == 43 and packet.load8(start + 3) > 0:
+            facts |= _ROUTED
+        start = _behind_extension(packet, header, start)
         if start > length:
             return -1
         header = following
         walked += 1
     return facts | (header << _PROTOCOL_SHIFT) | start
+
+
+def _behind_extension(packet: PacketBytes, header: int, start: int) -> int:
+    """Return where an extension header ends."""
+    if header == 44:
+        return start + 8
+    if header == 51:
+        return start + ((packet.load8(start + 1) + 2) << 2)
+    return start + ((packet.load8(start + 1) + 1) << 3)
+
+
+def identification(packet: PacketBytes) -> int:
+    """Return what all fragments of a datagram bear: 16 bits of IPv4 (RFC 791, 3.1), 32 of a fragment header (RFC 8200,
+    4.5); -1 where there is none."""
+    offset = ipv4(packet)
+    if offset >= 0:
+        return packet.load16(offset + 4)
+    offset = ipv6(packet)
+    if offset < 0:
+        return -1
+    length = len(packet)
+    header = packet.load8(offset + 6)
+    start = offset + 40
+    walked = 0
+    while walked < MAXIMUM_EXTENSIONS and _is_extension(header) and start + 8 <= length:
+        if header == 44:
+            return packet.load32(start + 4)
+        header, start = packet.load8(start), _behind_extension(packet, header, start)
+        walked += 1
+    return -1
 
 
 def protocol(packet: PacketBytes) -> int:
@@ -345,7 +371,7 @@ def five_tuple(packet: PacketBytes, words: list[int]) -> None:
     words[0] = numbers
 
 
-SELDOM = (behind_tags, behind_extensions)
+SELDOM = (behind_tags, behind_extensions, identification)
 """Parts with loops that few packets need: compiled code calls them, and has the rest in line."""
 
 OFTEN = (
@@ -357,6 +383,7 @@ OFTEN = (
     _behind_ipv4,
     _behind_ipv6,
     _is_extension,
+    _behind_extension,
     _transport_of,
     tcp,
     udp,

@@ -10,10 +10,12 @@ from typing import Any
 from raceway.compile.flows.layout import (
     AFTER_RESET,
     ANSWERED,
+    DATAGRAM,
     DATAGRAMS,
     ENTRY,
     EVICTED,
     FLAGS,
+    FRAGMENTS,
     HALF,
     IN_FIN,
     KEY_WORDS,
@@ -53,6 +55,8 @@ _CANDIDATES = 16
 
 def patience(flow: Any, at: int, value: int) -> int:
     """Seconds that a flow may be silent. flow, at: where its key begins."""
+    if flow[at + 4] & DATAGRAM:
+        return FRAGMENTS
     number = (flow[at + 4] >> 8) & 0xFF
     if number == TCP:
         if value & RESET:

@@ -118,7 +118,7 @@ class FlowTable(State):
 
     @property
     def new(self) -> int:
-        """Flows that are not known yet."""
+        """Flows that are not known yet, and datagrams of which more fragments may come."""
         return self._new[chains.COUNT]
 
     @property
@@ -128,7 +128,7 @@ class FlowTable(State):
 
     @property
     def evicted(self) -> int:
-        """New flows that gave way to others."""
+        """New flows (and datagrams in fragments) that gave way to others."""
         return self._new[layout.EVICTED]
 
     @property
@@ -153,6 +153,8 @@ class FlowTable(State):
             for row in rows:
                 value = row[chains.VALUE]
                 key = row[chains.KEY : chains.KEY + layout.KEY_WORDS]
+                if key[4] & layout.DATAGRAM:
+                    continue
                 if second - (value >> layout.FLAGS) <= changes.patience(key, 0, value):
                     found.append(_flow(key, value >> layout.FLAGS, is_known))
         return found

@@ -9,6 +9,11 @@ So a flood of new flows, from inside or outside, meets its own kind only.
     key     local address | local address | remote address | remote address | remote port, local port, protocol, family
     value   second when it was last seen << 8 | flags
     last    of TCP: the sequence number that the other side is to acknowledge; else the second in which it began
+
+Among the new ones are datagrams that arrive in fragments and of which the first was of a flow:
+
+    key     as above, but the last word: identification, of IPv4 the protocol, family | DATAGRAM
+    value   second in which the first fragment came << 8
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ OUT_FIN, IN_FIN, RESET, ANSWERED, RESPONDER, HALF, PICKED = (1 << bit for bit in
 """Flags: either side has ended its half; a reset was seen; the other side has answered; the host itself has answered a
 connection; its SYN was not acknowledged yet; the flow was there before it was tracked."""
 FLAGS = 8
+DATAGRAM = 8
+"""The bit beside the family that tells a datagram's key from a flow's."""
 
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
 
@@ -41,6 +48,8 @@ DATAGRAMS = 120
 """UDP and whatever else: RFC 4787, REQ-5: not less than 2 minutes."""
 QUERIES = 60
 """ICMP: RFC 5508, REQ-2: not less than 60 seconds."""
+FRAGMENTS = 60
+"""A datagram in fragments: RFC 8200, 4.5; RFC 1122, 3.3.2: no host waits longer for the rest of IPv6, few of IPv4."""
 AFTER_RESET = 10
 LASTING = 2
 """Seconds after which a UDP or ICMP flow with answers is known. A question and its answer are not worth it."""

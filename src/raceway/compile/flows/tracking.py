@@ -4,6 +4,9 @@ Only what the host sends begins a flow. It is known, and safe from floods, once 
 for TCP by acknowledging the sequence number that the host has sent (who forges addresses does not know it), for all
 else by answers after `LASTING` seconds. A reset or a FIN shortens a flow's time and ends nothing by itself: whether it
 counts, the host's own TCP knows (RFC 5961), and its next packet says so.
+
+Of a datagram in fragments only the first says which flow it is of. If that is established, so are those that follow it;
+one that overtakes it is not.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from raceway.compile.classifier.walk import (
 from raceway.compile.flows.changes import begin, change, confirm, drop, last_of, look, note
 from raceway.compile.flows.layout import (
     ANSWERED,
+    DATAGRAM,
     FLAGS,
     HALF,
     ICMP,
@@ -42,7 +46,7 @@ FLOW_WORDS = KEY_WORDS + 1
 ANSWER = KEY_WORDS
 """The word behind a flow's key that says whether it is established."""
 
-_OFFSET, _LATER = 0xFFFFF, 1 << 29
+_OFFSET, _FRAGMENT, _LATER = 0xFFFFF, 1 << 28, 1 << 29
 _NONE, _OF_FLOW, _ERROR = 0, 1, 2
 _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
 _SEQUENCE = 0xFFFFFFFF
@@ -56,10 +60,26 @@ def arriving(known: Any, new: Any, packet: Any, words: Any, flow: Any, now: int)
     words: its key (`walk.key`); now: nanoseconds since 1970.
     """
     flow[ANSWER] = 0
+    found = locate.transport(packet)
+    if words[FAMILY] == 0 or words[NUMBER] < 0 or found < 0:
+        return
+    second = now // SECOND
+    if found & _LATER == 0:
+        _established(known, new, packet, words, flow, second)
+        if flow[ANSWER] and found & _FRAGMENT:
+            _datagram(packet, words, flow)
+            begin(new, flow, second << FLAGS, 0)
+    else:
+        _datagram(packet, words, flow)
+        if look(new, flow, second) >= 0:
+            flow[ANSWER] = 1
+
+
+def _established(known: Any, new: Any, packet: Any, words: Any, flow: Any, second: int) -> None:
+    """The same for a packet that is no later fragment."""
     kind = _described(packet, words, flow, True)
     if kind == _NONE:
         return
-    second = now // SECOND
     value = look(known, flow, second)
     if value >= 0:
         flow[ANSWER] = 1
@@ -77,6 +97,16 @@ def arriving(known: Any, new: Any, packet: Any, words: Any, flow: Any, now: int)
     else:
         flow[ANSWER] = 1
         note(new, flow, value, second, ANSWERED)
+
+
+def _datagram(packet: Any, words: Any, flow: Any) -> None:
+    """Fill in the key of the datagram that a fragment which arrives is of."""
+    family = words[FAMILY]
+    flow[0], flow[1] = words[DESTINATION_HIGH], words[DESTINATION_LOW]
+    flow[2], flow[3] = words[SOURCE_HIGH], words[SOURCE_LOW]
+    # Over IPv6 each fragment may name another header than the first does.
+    number = words[NUMBER] if family == 4 else 0
+    flow[4] = locate.identification(packet) << 16 | number << 8 | DATAGRAM | family
 
 
 def leaving(known: Any, new: Any, packet: Any, words: Any, flow: Any, now: int) -> None:
