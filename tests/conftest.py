@@ -28,6 +28,56 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--share",
+        metavar="DIRECTORY",
+        type=Path,
+        help="share the files out among the pytest processes that are given the same (new) directory",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("share"):
+        config.pluginmanager.register(_Share(config.getoption("share")))
+
+
+class _Share:
+    """Of several processes that have collected the same tests, each runs the next file that nobody has taken yet.
+
+    A whole file at once, because its tests may share what is costly to set up. Who takes a file says so by a file of
+    its name in a directory that all see; the kernel lets only one of them make it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        if session.testsfailed or session.config.option.collectonly:
+            return None  # Pytest says what is wrong with the collection, or lists it.
+        ours: dict[Path, list[pytest.Item]] = {}
+        for item in session.items:
+            ours.setdefault(item.path, []).append(item)
+        for path, items in ours.items():
+            if not self._take(path):
+                continue
+            # None: what the last one has set up is torn down, for nobody knows what will be next.
+            for item, following in zip(items, [*items[1:], None], strict=True):
+                session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if session.shouldfail:
+                    raise session.Failed(session.shouldfail)
+                if session.shouldstop:
+                    raise session.Interrupted(session.shouldstop)
+        return True
+
+    def _take(self, path: Path) -> bool:
+        try:
+            (self._directory / str(path.relative_to(HERE)).replace("/", "+")).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
 @pytest.fixture
 def pipe_name() -> str:
     """The name of a pipe without its end: `netmap:NAME`; add "{1" or "}1"."""
@@ -83,6 +133,11 @@ def _pipe_names() -> list[str]:
     ]
 
 
-def scaled(count: int, interpreted: int) -> int:
-    """So many rounds, or `interpreted` of them where the data plane is a thousand times slower."""
+def scaled(count: int, interpreted: int, soak: int = 0) -> int:
+    """So many rounds, or `interpreted` of them where the data plane is a thousand times slower.
+
+    soak: so many instead where script/soak runs the test, which has the time to look for what is rare.
+    """
+    if soak and "RACEWAY_SOAK_ROUNDS" in os.environ and not INTERPRETED:
+        return soak
     return interpreted if INTERPRETED else count

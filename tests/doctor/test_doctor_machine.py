@@ -75,6 +75,7 @@ def test_with_privilege_nothing_of_the_kernel_stays_unknown() -> None:
         assert states[subject] == State.OK, findings
 
 
+@pytest.mark.alone
 @needs_privilege
 def test_nothing_is_left_of_what_was_tried() -> None:
     before = set(os.listdir("/sys/class/net"))

@@ -327,6 +327,7 @@ def test_a_stream_stays_in_order_whichever_way_it_goes_back_and_is_counted_exact
         assert status.divert.diverted == count
 
 
+@pytest.mark.alone
 def test_nobody_burns_a_processor_while_nothing_comes(lab):
     two = lab(ipv6=False)
     with firewall_at(two):

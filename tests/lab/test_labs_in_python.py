@@ -256,6 +256,7 @@ def test_what_still_runs_ends_with_the_lab(lab):
         place.run("a", ["true"])
 
 
+@pytest.mark.alone
 def test_a_lab_takes_no_descriptors_and_no_names_with_it():
     before, mounts = sorted(os.listdir("/proc/self/fd")), mounts_of_labs()
     names = names_of_labs()
@@ -290,6 +291,7 @@ def test_a_lab_with_a_name_is_seen_from_outside_and_is_the_only_one(lab):
     assert name not in names_of_labs()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", [None, f"u{os.getpid()}"])
 @pytest.mark.parametrize("step", ["_settings", "_make_pair", "_configure"])
 def test_a_lab_that_fails_half_way_leaves_nothing(monkeypatch, name, step):
@@ -372,6 +374,7 @@ def test_a_lab_is_made_from_any_thread_and_inside_another_lab(lab):
         assert reaches(place, "a", place.address("b"))
 
 
+@pytest.mark.alone
 def test_a_lab_is_fast(lab):
     lab()  # The first one imports pyroute2.
     times = []

@@ -161,6 +161,7 @@ def test_a_name_comes_and_goes_and_may_be_taken_away_at_any_stage():
     namespaces.take_name(path)
 
 
+@pytest.mark.alone
 def test_own_sysfs_shows_the_namespace_and_the_machine_keeps_its_own(space):
     def look():
         namespaces.enter(space)

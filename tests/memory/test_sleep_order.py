@@ -85,6 +85,7 @@ def receive(address: int) -> int:
     return 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("membarrier", [True, False])
 def test_a_packet_published_while_the_other_end_goes_to_sleep_is_seen_or_wakes_it(pipe_name, membarrier):
     if membarrier and not barriers.register():

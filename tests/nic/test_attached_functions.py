@@ -13,6 +13,7 @@ import time
 import pytest
 
 import raceway
+from conftest import scaled
 from labs import lab as lab, needs_root, reaches
 from raceway import DROP, PASS, REDIRECT
 from raceway.kernel.interface import xdp_attached
@@ -293,7 +294,7 @@ def test_no_packet_is_lost_at_a_swap(lab):
     from nic_world import KIND, frame, numbers, open_at
 
     two = lab()
-    swaps = 1_000
+    swaps = scaled(300, 300, soak=1_000)
     kind = int.from_bytes(KIND, "big")
     NUMBERED.clear()
     found: list[int] = []

@@ -370,6 +370,7 @@ def test_closing_in_the_middle_of_a_run_sends_what_was_accepted_and_ends_its_thr
             assert one.counters()["tx_packets"] == flow.count
 
 
+@pytest.mark.alone
 def test_a_run_ends_with_its_last_user_and_the_processor_is_idle_again(lab):
     wire = lab(ipv6=False)
     with open_at(wire, "a") as one, open_at(wire, "b", slots=WIDE) as other:
@@ -402,6 +403,7 @@ def test_two_ports_of_one_process_run_at_the_same_time(lab):
             assert all(flow.arrived() for flow in flows), flows
 
 
+@pytest.mark.alone
 def test_the_interpreter_is_not_held_by_a_run(lab):
     """Python goes on while a run goes on, and Ctrl-C's handler with it."""
     wire = lab(ipv6=False)

@@ -30,7 +30,7 @@ from nic_world import (
 
 pytestmark = [needs_root, pytest.mark.root]
 
-ROUNDS = int(os.environ.get("RACEWAY_SOAK_ROUNDS", "0")) or scaled(500, 8)
+ROUNDS = int(os.environ.get("RACEWAY_SOAK_ROUNDS", "0")) or scaled(80, 8)
 WAYS = [
     "",
     "",

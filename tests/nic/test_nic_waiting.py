@@ -226,6 +226,7 @@ def test_a_cancelled_receiver_leaves_the_port_usable(ends):
     assert asyncio.run(give_up()) == [1]
 
 
+@pytest.mark.alone
 def test_a_signal_is_answered_while_a_receiver_sleeps(ends):
     port, _ = ends
     answered = []

@@ -94,7 +94,7 @@ def test_every_capture_is_the_same_after_a_round_trip(path: Path, format: str, t
     # Time 0 is "not known" in a ring; with no clock set, it is written as 0 again.
     assert read_file(copy) == possible(packets)
     if {packet.link_type for packet in packets}.isdisjoint(harness.UNKNOWN_TO_WIRESHARK):
-        opens_cleanly(copy)
+        # editcap reads with what Wireshark reads with; tshark would look into each packet as well, which is not ours.
         theirs, ours = tmp_path / "theirs", tmp_path / "ours"
         assert possible(harness.nanosecond_pcap(path, theirs)) == harness.nanosecond_pcap(copy, ours)
 

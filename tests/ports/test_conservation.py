@@ -17,8 +17,8 @@ from conftest import scaled
 from operations import Player
 
 OPERATIONS = scaled(2_500, 400)
-EXAMPLES = scaled(400, 25)
-"""400 examples of 2,500 operations: a million."""
+EXAMPLES = scaled(120, 25, soak=400)
+"""120 examples of 2,500 operations; in script/soak 400, a million operations a round."""
 
 
 def permutation(port: raceway.Port, lost: int) -> bool:
@@ -67,14 +67,15 @@ def test_random_operations_in_one_process_keep_every_buffer(pipe_name, totals, s
 
 
 @settings(
-    max_examples=scaled(60, 5),
+    max_examples=scaled(20, 5, soak=60),
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(slots=st.integers(2, 70), seeds=st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)))
 def test_random_operations_in_two_processes_keep_every_buffer(pipe_name, other, slots, seeds):
-    """Both ends at once, each in its own process; looked at when both have stopped. 60 times 2 times 9,000."""
+    """Both ends at once, each in its own process; looked at when both have stopped. 20 times 2 times
+    9,000 operations; 60 times in script/soak."""
     count = scaled(9_000, 500)
     with raceway.open(pipe_name + "{1", slots=slots, extra_buffers=5) as a:
         other.stdin.write(f"{pipe_name}}}1 {seeds[1]} {count}\n")

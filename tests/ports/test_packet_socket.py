@@ -382,6 +382,7 @@ def test_a_lone_packet_wakes_who_waits(pair: Pair) -> None:
             far.rxsync()
 
 
+@pytest.mark.alone
 def test_waiting_costs_next_to_nothing(pair: Pair) -> None:
     with pair.open("far", queues=4) as far:
         far.receive(0)
