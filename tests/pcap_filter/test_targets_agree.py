@@ -8,7 +8,7 @@ import random
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from conftest import own_captures
+from conftest import own_captures, scaled
 from filter_cases import Targets, compiled, run_batch
 from raceway import load_capture
 from raceway.compile.pcap_filter import program as bpf
@@ -138,7 +138,7 @@ def programs(draw):
 PACKETS = variants(captured()[::37], "programs")
 
 
-@settings(max_examples=ROUNDS or 120)
+@settings(max_examples=ROUNDS or scaled(60, 200))  # Each takes a quarter of a second to compile.
 @given(
     program=programs(),
     packets=st.lists(st.one_of(st.binary(max_size=90), st.sampled_from(PACKETS)), min_size=1, max_size=40),
@@ -146,6 +146,19 @@ PACKETS = variants(captured()[::37], "programs")
 def test_generated_programs(program, packets):
     with Targets(program) as targets:
         targets.check(packets, [len(packet) + index % 3 for index, packet in enumerate(packets)])
+
+
+@pytest.mark.parametrize("offset", [65_530, 65_531, 65_532, 65_535, 65_536, 70_000, (1 << 31) - 1])
+@pytest.mark.parametrize("mode", [bpf.ABS, bpf.IND, bpf.MSH])
+def test_a_load_from_behind_the_longest_packet_rejects(mode, offset):
+    """With something behind it that only this leads to, and something that is reached another way as well."""
+    load = (bpf.LDX | bpf.BYTE | bpf.MSH if mode == bpf.MSH else bpf.LD | mode, 0, 0, offset)
+    for program in (
+        [load, (bpf.RET, 0, 0, 7)],
+        [(bpf.LD | bpf.BYTE | bpf.ABS, 0, 0, 0), (bpf.JMP | bpf.JEQ, 1, 0, 69), load, (bpf.RET, 0, 0, 7)],
+    ):
+        with Targets(Program(program)) as targets:
+            targets.check([b"", bytes(60), b"E" * 60, bytes(65_535)])
 
 
 PRIMITIVES = [

@@ -153,6 +153,10 @@ class _Translator:
             code.load(into, R10, _MEMORY + 4 * one.k, 4)
         elif one.mode == bpf.LEN:
             code.load(into, R10, _WIRE, 4)
+        elif _beyond(one):
+            # No packet is so long, and the verifier refuses to see a number so large as an offset in one. Nothing may
+            # follow: `reachable` has left out what only this led to.
+            self.go("reject")
         else:
             self.packet(index, one)
             size = one.size
@@ -271,6 +275,12 @@ class KernelFilter:
         self.close()
 
 
+def _beyond(one: bpf.Instruction) -> bool:
+    """Whether an instruction loads from behind the longest packet, whatever X is."""
+    loads = one.kind in (bpf.LD, bpf.LDX) and one.mode in (bpf.ABS, bpf.IND, bpf.MSH)
+    return loads and one.k > FARTHEST - one.size
+
+
 def reachable(program: Program) -> Program:
     """The program without instructions that no path leads to: the verifier refuses those."""
     seen: set[int] = set()
@@ -283,10 +293,8 @@ def reachable(program: Program) -> Program:
         one = program[index]
         if one.kind == bpf.JMP:
             todo += targets(index, one)
-        elif one.kind != bpf.RET:
-            beyond = one.kind in (bpf.LD, bpf.LDX) and one.mode in (bpf.ABS, bpf.IND, bpf.MSH)
-            if not (beyond and one.k > FARTHEST - one.size):
-                todo.append(index + 1)
+        elif one.kind != bpf.RET and not _beyond(one):
+            todo.append(index + 1)
     if len(seen) == len(program):
         return program
     return _without(program, seen)
