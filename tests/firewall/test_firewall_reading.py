@@ -12,7 +12,6 @@ import pytest
 
 import raceway
 from raceway.apps.firewall import judging
-from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.judging import matched
 from raceway.apps.firewall.program import Program
 from raceway.apps.firewall.rules.conditions import Conditions
@@ -24,6 +23,7 @@ from raceway.apps.firewall.rules.text import Place
 from raceway.compile.classifier.classes import distinct_rows
 from raceway.compile.classifier.sets import Addresses, Ranges, merged
 from raceway.compile.recipe import recipe
+from raceway.memory.collection import without_collection
 
 LINES = [
     "192.0.2.1", "10.0.0.0/8", "10.1.2.3/8", "255.255.255.255/32", "0.0.0.0/32", "198.51.100.7/08", "2001:db8::/32",

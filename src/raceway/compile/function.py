@@ -16,6 +16,7 @@ from raceway.compile.kernel import InterpretedKernel, Kernel
 from raceway.compile.packet import Packet
 from raceway.compile.source import Source
 from raceway.compile.verdicts import Verdict
+from raceway.memory.collection import without_collection
 from raceway.memory.jit import INTERPRETED
 
 if TYPE_CHECKING:
@@ -97,9 +98,10 @@ class PacketFunction:
         if INTERPRETED:
             return self.interpreted()
         if self._native is None:
-            from raceway.compile.native import compile_kernel
+            with without_collection():
+                from raceway.compile.native import compile_kernel
 
-            self._native = compile_kernel(self)
+                self._native = compile_kernel(self)
         return self._native
 
     def interpreted(self) -> InterpretedKernel:

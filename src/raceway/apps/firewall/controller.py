@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.divert.diverter import Diverter, DivertStatus
 from raceway.apps.firewall.log.writer import SIZE, Log, LogStatus
 from raceway.apps.firewall.outgoing import Egress
@@ -26,6 +25,7 @@ from raceway.apps.functions.attaching import Attachment, attach, interface_index
 from raceway.apps.functions.pinning import pin_beside
 from raceway.compile.classifier.walk import WRONGS
 from raceway.kernel.bpf.maps import Map
+from raceway.memory.collection import without_collection
 
 _GRACE = 0.02
 """Seconds after which no packet is in a program that nothing leads to."""

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.divert.marks import MARKED, numbers_of
 from raceway.apps.firewall.log import sampling
 from raceway.apps.firewall.outgoing import noting
@@ -44,6 +43,7 @@ from raceway.compile.pcap_filter.expression import Expression
 from raceway.compile.state import Counters, TokenBucket
 from raceway.compile.state.samples import NOTE, Samples
 from raceway.compile.verdicts import Verdict
+from raceway.memory.collection import without_collection
 
 _KINDS = (DROP, PASS, LIMIT, LOG, DIVERT)
 _DETAIL = 8

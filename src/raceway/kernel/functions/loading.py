@@ -21,6 +21,7 @@ from raceway.kernel.bpf.programs import LOG_STEPS, LOG_WORDS, Program
 from raceway.kernel.bpf.system import MAP_MMAPABLE, PROGRAM_XDP_FRAGMENTS, MapKind, ProgramKind, VerifierError
 from raceway.kernel.functions.refusals import explained, too_complex
 from raceway.kernel.functions.sharing import shared
+from raceway.memory.collection import without_collection
 
 if TYPE_CHECKING:
     from raceway.compile.bpf.generated import Generated
@@ -174,9 +175,10 @@ def _kept_or_made(function: PacketFunction) -> Generated:
         found = kept.load(before, processors())
         if found is not None:
             return found
-    from raceway.compile.bpf.generate import generate
+    with without_collection():
+        from raceway.compile.bpf.generate import generate
 
-    made = generate(function, processors())
+        made = generate(function, processors())
     if before is not None:
         after = recipe(function)
         # Another thread may have given a global another value meanwhile.

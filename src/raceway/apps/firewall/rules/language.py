@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.rules.conditions import Conditions
 from raceway.apps.firewall.rules.expression import Named
 from raceway.apps.firewall.rules.lists import load_prefixes
@@ -42,6 +41,7 @@ from raceway.apps.firewall.rules.rule_set import (
 from raceway.apps.firewall.rules.text import Place, RulesError
 from raceway.compile.addresses import prefix
 from raceway.compile.classifier.sets import LAST_PORT, Addresses, Ranges
+from raceway.memory.collection import without_collection
 
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
 _WORD = re.compile(r'\s*("[^"]*"|\S+)')

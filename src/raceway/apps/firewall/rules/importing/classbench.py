@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.rules.lists import KNOWN
 from raceway.apps.firewall.rules.matching import Alternative, Only
 from raceway.apps.firewall.rules.rule_set import DROP, PASS, Rule, RuleSet
@@ -25,6 +24,7 @@ from raceway.compile.classifier.sets import (
     Box,
     Ranges,
 )
+from raceway.memory.collection import without_collection
 
 _FILTER = re.compile(
     r"@(\S+)\s+(\S+)\s+(\d+)\s*:\s*(\d+)\s+(\d+)\s*:\s*(\d+)\s+(?:0x)?([0-9a-fA-F]+)/(?:0x)?([0-9a-fA-F]+)"

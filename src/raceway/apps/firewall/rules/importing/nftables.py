@@ -13,11 +13,11 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from raceway.apps.firewall.collection import without_collection
 from raceway.apps.firewall.rules.importing.nft_statement import LeftOut, Statement, expression
 from raceway.apps.firewall.rules.matching import Not, TooManyError
 from raceway.apps.firewall.rules.rule_set import DROP, PASS, Rule, RuleSet
 from raceway.apps.firewall.rules.text import Place, RulesError
+from raceway.memory.collection import without_collection
 
 _TOKEN = re.compile(r'"[^"]*"|[{}(),;=]|!=|<=|>=|[<>]|#[^\n]*|\n|[^\s{}(),;=!<>]+')
 _HOOKS = ("ingress", "prerouting", "input")
