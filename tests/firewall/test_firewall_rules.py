@@ -101,6 +101,25 @@ def test_a_rate_is_kept_for_each_source():
     assert (program.counts[0], program.limited[0]) == (4, 1)
 
 
+def test_each_of_many_rules_does_what_it_says():
+    rng = random.Random(16)
+    # A limit of one packet: what it has passed once it drops.
+    actions = {
+        "drop": ["DROP", "DROP"],
+        "pass": ["PASS", "PASS"],
+        "limit 1/h burst 1": ["PASS", "DROP"],
+        "divert d": ["REDIRECT", "REDIRECT"],
+    }
+    for count in (1, 15, 16, 17, 100):
+        chosen = [rng.choice([*actions]) for _ in range(count)]
+        text = "\n".join(f"{action} udp dst port {port}" for port, action in enumerate(chosen, 1))
+        program = Program(parse_rules(text))
+        for number, action in enumerate(chosen):
+            data = packet(ports=(9, number + 1))
+            fates = [program.judge(raceway.Packet(data, time=1)).verdict.name for _ in range(2)]
+            assert fates == actions[action], (count, number, action)
+
+
 def test_a_rate_of_a_minute_counts_minutes():
     program = Program(parse_rules("limit 1/m udp"))
     second = 10**9

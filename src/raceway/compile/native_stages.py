@@ -24,7 +24,7 @@ from raceway.memory.layout import Batch, Metadata, Slot
 if TYPE_CHECKING:
     from raceway.compile.function import Staged
 
-_i8, _i64 = ir.IntType(8), ir.IntType(64)
+_i64 = ir.IntType(64)
 __all__ = ["batch_lowering", "kernel"]
 
 
@@ -117,13 +117,9 @@ def _fetching(states: Any) -> Any:
     def fetch(typing: Any, words: Any, index: Any) -> Any:
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             rule = builder.load(builder.gep(args[0], [builder.add(args[1], constant(batches.ANSWERS))]))
-            bits = ir.IntType(32)
-            kind = ir.FunctionType(ir.VoidType(), [_i8.as_pointer(), bits, bits, bits])
-            prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
             for state in states:
                 start = builder.inttoptr(constant(state.address), _i64.as_pointer())
-                place = builder.bitcast(builder.gep(start, [rule]), _i8.as_pointer())
-                builder.call(prefetch, [place, *(ir.Constant(bits, one) for one in (1, 3, 1))])
+                batch_lowering.prefetch(builder, builder.gep(start, [rule]), write=True)
             return context.get_dummy_value()
 
         return types.none(WORDS, types.int64), generate

@@ -63,3 +63,25 @@ def _line_of(typing: Any, table: Any, at: Any, key: Any) -> Any:
 
 
 twins.REPLACED[batches.line_of] = _line_of
+
+
+@intrinsic
+def _soon(typing: Any, table: Any, at: Any) -> Any:
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        prefetch(builder, _numbers(context, builder, args[0], args[1], 64), write=False)
+        return context.get_dummy_value()
+
+    return types.none(TABLE, types.int64), generate
+
+
+def prefetch(builder: Any, place: Any, write: bool) -> None:
+    """Emit the question for the memory at a place. It need not be there: nothing is looked at."""
+    number = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [_i8.as_pointer(), number, number, number])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    near, data = 3, 1
+    arguments = [ir.Constant(number, one) for one in (int(write), near, data)]
+    builder.call(function, [builder.bitcast(place, _i8.as_pointer()), *arguments])
+
+
+twins.REPLACED[batches.soon] = _soon

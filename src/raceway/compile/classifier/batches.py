@@ -7,7 +7,7 @@ so that their loads overlap; and where packets part ways, each way's packets are
     keys     --+--> 4: root ---> lists: line, table ---> table ---> ...     source and destination of each packet
                +--> others, one by one
     numbers  -----> rest of each packet
-    groups   -----> for each group, for each packet: row, cell, what of the rest fits
+    groups   -----> for each group: where each packet's cell is ---> cell, what of the rest fits
 
 The places of a chunk are words::
 
@@ -53,6 +53,8 @@ ANSWERS = CHUNK * KEY_WORDS
 # Of the source, and CHUNK words behind of the destination.
 _FOUND_AT = ANSWERS + CHUNK
 _REST, _BEST, _FOURS, _LINES, _TABLES = (ANSWERS + CHUNK * number for number in range(3, 8))
+# The lists are not looked at any more when these are made.
+_OWNERS, _CELLS = _FOURS, _LINES
 PLACES = ANSWERS + CHUNK * 8
 """Words that a chunk takes."""
 _RULE = (1 << 21) - 1
@@ -80,6 +82,10 @@ def pair_of(table: Any, at: int, index: int) -> int:
 def line_of(table: Any, at: int, key: int) -> int:
     """What a line of seven boundaries says of a key of 32 bits."""
     return line_4(table, at, key)
+
+
+def soon(table: Any, at: int) -> None:
+    """Say that a word will be wanted: machine code asks memory for it."""
 
 
 def match_all(table: Any, words: Any, count: int) -> None:
@@ -201,10 +207,15 @@ def _group(table: Any, words: Any, count: int, group: int, header: int) -> None:
     firsts = table[header + FITS + 2] << 1
     for index in range(count):
         mine = table[words[_FOUND_AT + index] + group]
-        cell = table[(mine & BASE) + table[words[_FOUND_AT + CHUNK + index] + group]]
+        place = (mine & BASE) + table[words[_FOUND_AT + CHUNK + index] + group]
+        words[_OWNERS + index] = mine
+        words[_CELLS + index] = place
+        soon(table, place)
+    for index in range(count):
+        cell = table[words[_CELLS + index]]
         rest = half_of(table, joint, words[_REST + index] + group)
         # All ones if the cell is this source's, and if it holds a row.
-        ours = ((cell ^ mine) >> OWNER) - 1 >> 63
+        ours = ((cell ^ words[_OWNERS + index]) >> OWNER) - 1 >> 63
         row = -((cell >> ROW) & 1)
         # Of the two things that a cell can mean only one is looked up, and both are worked out.
         first = firsts + (cell & _PAYLOAD) + rest

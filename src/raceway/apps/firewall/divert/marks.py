@@ -15,7 +15,7 @@ from raceway.apps.firewall.rules.text import RulesError
 MARKED = (
     f"if not packet.grow_head({MARK_SIZE}):",
     "    return ABORTED",
-    f"packet.store64_little(0, {MARK << 32} | meaning >> 8)",
+    f"packet.store64_little(0, {MARK << 32} | DETAILS[rule])",
     "COUNTS.add(rule)",
     "return REDIRECT",
 )
