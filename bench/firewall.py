@@ -119,23 +119,28 @@ def conntrack(seconds: float = SECONDS) -> list[Measurement]:
 def _iptables(
     match: str, seconds: float, ready: Callable[[Stage], None], name: str, table: str = "raw"
 ) -> list[Measurement]:
-    _needs("iptables")
     with prepared() as stage:
         ready(stage)
-        stage.command("b", "iptables", "-t", table, "-A", "PREROUTING", *match.split(), "-j", "DROP")
-        listing = ["iptables", "-t", table, "-vnxL", "PREROUTING"]
-
-        def count() -> int:
-            text = stage.lab.run("b", listing, capture_output=True, text=True, check=True).stdout
-            found = re.search(r"^\s*(\d+)\s+\d+\s+DROP", text, re.M)
-            return int(found[1]) if found else 0
-
+        count = iptables_rule(stage, match, table)
         # Its rule is about b's own packets.
         with source(stage, mac=stage.lab.mac("b")) as one:
             value = rate(count, seconds)
             made = one.stop()
         detail: Detail = {"offered": made, "received": settled(count)}
         return [in_millions(name, value, detail, f"iptables -t {table} -A PREROUTING {match} -j DROP")]
+
+
+def iptables_rule(stage: Stage, match: str, table: str) -> Callable[[], int]:
+    """Let iptables drop at b what matches; a function that says how many it has dropped. Raises PeerUnavailable."""
+    _needs("iptables")
+    stage.command("b", "iptables", "-t", table, "-A", "PREROUTING", *match.split(), "-j", "DROP")
+
+    def count() -> int:
+        text = stage.command("b", "iptables", "-t", table, "-vnxL", "PREROUTING")
+        found = re.search(r"^\s*(\d+)\s+\d+\s+DROP", text, re.M)
+        return int(found[1]) if found else 0
+
+    return count
 
 
 # A block-list that the flood's source is on.

@@ -32,7 +32,8 @@ from raceway.kernel.pcap_filter import translate
 
 EXPRESSION = "udp and port 9 and net 10.0.0.0/8"
 """What every frame of the source is: the whole program runs for each."""
-_ELSEWHERE = "02:00:00:00:00:77"
+ELSEWHERE = "02:00:00:00:00:77"
+"""Another host's MAC address, so that b's stack ends what rules let pass at its first look."""
 _START = 30.0
 _ALL_PROTOCOLS = 3
 _SO_ATTACH_FILTER, _SOL_PACKET, _PACKET_STATISTICS = 26, 263, 6
@@ -51,7 +52,7 @@ def prepared() -> Iterator[Stage]:
 
 
 @contextlib.contextmanager
-def source(stage: Stage, mac: str = _ELSEWHERE) -> Iterator[Source]:
+def source(stage: Stage, mac: str = ELSEWHERE) -> Iterator[Source]:
     """The source at a, sending for a MAC address."""
     command = [
         *pinned(SOURCE_CPU), sys.executable, str(Path(__file__).with_name("source.py")),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from bench import divert, firewall, goodput, kernel_filters, wires
+from bench import divert, driver, firewall, goodput, kernel_filters, wires
 from bench.peers import Measurement, PeerUnavailable
 from bench.peers.af_xdp import dpdk_echo, dpdk_forward, dpdk_receive, dpdk_transmit
 from bench.peers.kernel_paths import linux_bridge, packet_send, tap_write, udp_ping_pong
@@ -17,6 +17,7 @@ from bench.row import Measure, Row, contest
 
 GROUP = "nic"
 _NFQUEUE = "nfqueue, NetfilterQueue of PyPI"
+_AT_THE_DRIVER = "firewall: drop one UDP flood, in a driver's place, one processor"
 _ENOUGH = 1.02
 """A source that offers less than this times what a receiver takes may be what bounds it."""
 
@@ -105,6 +106,13 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
                 (partial(firewall.nft_drops, seconds),
                  [_row("firewall: drop one UDP flood", "nft, netdev ingress", 3)]),
                 (partial(firewall.iptables_drops, seconds), [_row("firewall: drop one UDP flood", "iptables, raw", 3)]),
+            ],
+        ),
+        (
+            partial(driver.drops, seconds),
+            [
+                (partial(driver.nft_drops, seconds), [_row(_AT_THE_DRIVER, "nft, netdev ingress", 3)]),
+                (partial(driver.iptables_drops, seconds), [_row(_AT_THE_DRIVER, "iptables, raw", 3)]),
             ],
         ),
         (
