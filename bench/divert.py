@@ -29,6 +29,7 @@ from raceway import PASS
 _RULES = "divert inspector udp dst port 9"
 _QUEUE, _LENGTH = 7, 16384
 _START, _END = 30.0, 15.0
+_FLOWS = 16
 
 
 @raceway.packet_function
@@ -65,10 +66,10 @@ def diverted(function: Any = native, seconds: float = SECONDS) -> list[Measureme
             stage.lab.inside("b"),
             raceway.Firewall(stage.lab.interface("b"), _RULES, divert={"inspector": function}) as wall,
         ):
-            with source(stage, mac=stage.lab.mac("b")) as one:
+            with source(stage, mac=stage.lab.mac("b"), flows=_FLOWS) as one:
                 value = rate(count, seconds)
                 made = one.stop()
-            arrived = settled(stage.ip_arrivals("b"))
+            arrived = settled(count)
             divert = wall.status().divert
         assert divert is not None
         detail: Detail = {
@@ -97,7 +98,7 @@ def _nfqueue(seconds: float, cpu: int | None) -> list[Measurement]:
         command = [*pinned(cpu), sys.executable, program, str(_QUEUE), str(_LENGTH)]
         with stage.console("b", command, name="nfqueue_pass") as console:
             console.wait_for(r"ready\r?\n", _START)
-            with source(stage, mac=stage.lab.mac("b")) as one:
+            with source(stage, mac=stage.lab.mac("b"), flows=_FLOWS) as one:
                 value = rate(count, seconds, of=console)
                 made = one.stop()
             arrived = settled(count)
@@ -110,7 +111,7 @@ def _nfqueue(seconds: float, cpu: int | None) -> list[Measurement]:
 def stack(seconds: float = SECONDS) -> list[Measurement]:
     """What b's stack takes of the source by itself."""
     with _stage() as (stage, count):
-        with source(stage, mac=stage.lab.mac("b")) as one:
+        with source(stage, mac=stage.lab.mac("b"), flows=_FLOWS) as one:
             value = rate(count, seconds)
             made = one.stop()
         detail: Detail = {"offered": made, "packets arrived": settled(count)}

@@ -52,11 +52,11 @@ def prepared() -> Iterator[Stage]:
 
 
 @contextlib.contextmanager
-def source(stage: Stage, mac: str = ELSEWHERE) -> Iterator[Source]:
-    """The source at a, sending for a MAC address."""
+def source(stage: Stage, mac: str = ELSEWHERE, flows: int = 1) -> Iterator[Source]:
+    """The source at a, sending for a MAC address, from so many ports."""
     command = [
         *pinned(SOURCE_CPU), sys.executable, str(Path(__file__).with_name("source.py")),
-        stage.lab.interface("a"), mac, stage.lab.address("b"), "60",
+        stage.lab.interface("a"), mac, stage.lab.address("b"), "60", str(flows),
     ]  # fmt: skip
     with stage.console("a", command, name="the source") as console:
         console.wait_for(r"sending\r?\n", _START)

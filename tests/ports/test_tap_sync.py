@@ -28,7 +28,7 @@ class Cable(TapDevice):
         self.far.setblocking(False)
         for end in (ours, self.far):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
-        self.name, self.mtu, self.vnet_header = "cable", mtu, offload
+        self.name, self.mtu, self.vnet_header, self.offload = "cable", mtu, offload, offload
         self.existed = self.persistent = False
         self.offloads = frozenset()
         self.descriptors = (ours.detach(),)

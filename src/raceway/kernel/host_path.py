@@ -75,16 +75,18 @@ class HostPath:
     """The host's side of an interface of the calling thread's network namespace, open until `close`.
 
     queues: of the device; a flow stays with one of them. ring: take only this one of `queues` shares of the flows, by a
-    device with one queue, and leave the others as they are.
+    device with one queue, and leave the others as they are. header: struct virtio_net_hdr before every packet.
     `tap` is the device: what is written to it arrives at once, what the host sends comes only after `capture`.
     Raises PortBusyError, PermissionNeededError, RacewayError.
     """
 
-    def __init__(self, interface: Interface, *, queues: int = 1, ring: int | None = None) -> None:
+    def __init__(
+        self, interface: Interface, *, queues: int = 1, ring: int | None = None, header: bool = False
+    ) -> None:
         if interface.hardware_type != ARPHRD_ETHER:
             raise RacewayError(f"{interface.name} carries no Ethernet, and host rings hold Ethernet frames")
         self.interface = interface
-        self._queues, self._ring = queues, ring
+        self._queues, self._ring, self._header = queues, ring, header
         self._captured, self._turned = secrets.randbits(30) * 2 + 1, secrets.randbits(29) * 2 + 2
         self._links: list[Link] = []
         self._capture: Link | None = None
@@ -147,7 +149,8 @@ class HostPath:
 
     def _make_device(self) -> TapDevice:
         name = device_name(self.interface.index, self._ring)
-        tap = TapDevice(name, queues=self._queues if self._ring is None else 1)
+        queues = self._queues if self._ring is None else 1
+        tap = TapDevice(name, queues=queues, header=self._header)
         if tap.existed:
             tap.close()
             raise _busy(self.interface, name)

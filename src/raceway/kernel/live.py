@@ -37,7 +37,7 @@ from raceway.memory.structures import structure
 OFF, STARTING, RUNNING, STOPPING, REFUSED = 0, 1, 2, 3, 4
 
 LIVE = lines(
-    [("state", "<i8")],
+    [("state", "<i8"), ("unwanted", "<i8")],
     [
         ("control", "<i8"),
         ("frames", "<i8"),
@@ -49,10 +49,10 @@ LIVE = lines(
         ("not_before", "<i8"),
     ],
 )
-"""What the data plane knows of a live run. state: see above; control, frames: addresses; mask: frames - 1; bell: an
-eventfd that starts it; insist: nothing goes another way; longest: bytes of the longest frame; slower: packets a second
-that went the slower way when the run was asked for; not_before: the time on CLOCK_MONOTONIC, in nanoseconds, before
-which it is not to be asked for again."""
+"""What the data plane knows of a live run. state: see above; unwanted: the slower way is the faster one for what goes
+now; control, frames: addresses; mask: frames - 1; bell: an eventfd that starts it; insist: nothing goes another way;
+longest: bytes of the longest frame; slower: packets a second that went the slower way when the run was asked for;
+not_before: the time on CLOCK_MONOTONIC, in nanoseconds, before which it is not to be asked for again."""
 Live = structure("Live", LIVE)
 
 FLUSHED = 64

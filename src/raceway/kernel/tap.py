@@ -87,6 +87,7 @@ class TapDevice:
     name: "" lets the kernel choose (tap0, tap1, ...), a pattern as "rw%d" its number. queues: descriptors, 1 to 256.
     offload: packets have a struct virtio_net_hdr before them, TCP segments come in pieces of up to 64 KB with their
     checksums to be completed, and may be written so. Else what is read is complete and no longer than the MTU.
+    header: packets have the header, and what is read is complete all the same.
 
     Attributes: `name`, `index`, `mtu` (as of the last `refresh`), `descriptors` (non-blocking), `existed` (it was there
     before), `persistent`, `offloads` (what the kernel agreed to).
@@ -95,13 +96,15 @@ class TapDevice:
     be one, RacewayError for an interface that is no TAP device or has too few queues.
     """
 
-    def __init__(self, name: str = "", *, queues: int = 1, offload: bool = False) -> None:
+    def __init__(
+        self, name: str = "", *, queues: int = 1, offload: bool = False, header: bool = False
+    ) -> None:
         self.name = _checked_name(name)
         if not 1 <= queues <= QUEUES_LIMIT:
             raise ValueError(f"a TAP device of {queues} queues: expected 1 to {QUEUES_LIMIT}")
         self.descriptors: tuple[int, ...] = ()
         self.offloads: frozenset[str] = frozenset()
-        self.vnet_header = offload
+        self.offload, self.vnet_header = offload, offload or header
         self._not_taken_before = 0
         self._route = NetlinkSocket(NETLINK_ROUTE)
         try:
@@ -188,7 +191,7 @@ class TapDevice:
         large packet afterwards.
         """
         descriptor = self.descriptors[0]
-        if offload:
+        if self.vnet_header:
             fcntl.ioctl(descriptor, _TUNSETVNETHDRSZ, struct.pack("=i", VNET_HEADER))
         everything = _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6
         wanted = [everything | _TUN_F_TSO_ECN, everything, _TUN_F_CSUM | _TUN_F_TSO4, _TUN_F_CSUM]

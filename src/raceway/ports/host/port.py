@@ -27,6 +27,7 @@ from raceway.ports.host.sync import host_sync
 from raceway.ports.interface_watch import InterfaceWatch
 from raceway.ports.packet.port import PacketPort
 from raceway.ports.port import Port, Watch
+from raceway.ports.tap.joining import Joiner
 from raceway.ports.tap.port import LOOK, TapPort
 
 WAYS = ("live", "tap")
@@ -37,11 +38,13 @@ _ADDED = 18
 @dataclass(frozen=True)
 class HostOptions:
     """rings: ring pairs that share the flows; ring: open only this one of them, counted from 0; transmit: how packets
-    go to the host, "live" (frames made by XDP), "tap" (a system call each), or "" for whatever wins."""
+    go to the host, "live" (frames made by XDP), "tap" (a system call each), or "" for whatever wins; join: of one flow
+    they go together (`ports.tap.joining`)."""
 
     rings: int = 1
     ring: int | None = None
     transmit: str = ""
+    join: bool = False
 
 
 class HostPort(TapPort):
@@ -70,6 +73,7 @@ class HostPort(TapPort):
         self.notes: list[str] = []
         # One for each transmit ring: a ring's packets keep their order, several rings use several processors.
         self._lives: list[LiveFrames] = []
+        self._joiners: list[Joiner] = []
         self._watch: InterfaceWatch | None = None
         self._path: HostPath | None = None
         self._next_check = 0.0
@@ -78,7 +82,8 @@ class HostPort(TapPort):
             self.interface: Interface = self._network.interface(device)
             self._check(name)
             self._watch = InterfaceWatch(name, self.interface.index, self.interface.name)
-            self._path = HostPath(self.interface, queues=self.host_options.rings, ring=self.host_options.ring)
+            of = self.host_options
+            self._path = HostPath(self.interface, queues=of.rings, ring=of.ring, header=of.join)
             super().__init__(name, self._path.tap, geometry, region)
         except BaseException:
             self._let_go()
@@ -86,6 +91,8 @@ class HostPort(TapPort):
         try:
             if not receive or not transmit:
                 self._keep_direction(transmit=transmit)
+            if transmit and self.host_options.join:
+                self._prepare_joining()
             if transmit and self.host_options.transmit != "tap":
                 self._prepare_live()
             if receive:
@@ -125,6 +132,14 @@ class HostPort(TapPort):
             if insist and (reason := live.obstacle()):
                 raise XdpModeError(f"{self.name}: live frames cannot be had: {reason}")
             record["live"] = live.address
+            live.record[0]["unwanted"] = int(self.host_options.join)
+
+    def _prepare_joining(self) -> None:
+        """Let packets of a flow go together; live frames then only serve those that do not."""
+        for record, ring in zip(self._records, self.tx, strict=False):
+            joiner = Joiner(ring.size)
+            self._joiners.append(joiner)
+            record["join"] = joiner.address
 
     # -- while it is open ----------------------------------------------------------------------------------
 
@@ -205,6 +220,12 @@ class HostPort(TapPort):
     def live(self) -> int:
         """The address of the LIVE record of the first transmit ring; 0 if it has no live frames."""
         return self._lives[0].address if self._lives else 0
+
+    @property
+    def joined(self) -> tuple[int, int]:
+        """Packets that went together with others, and how many those were for the host's stack."""
+        records = [one.record[0] for one in self._joiners]
+        return sum(int(one["packets"]) for one in records), sum(int(one["joined"]) for one in records)
 
     @property
     def waiting(self) -> int:

@@ -13,9 +13,12 @@ from raceway.memory.ring import accept, distance, following, prologue, uncount
 from raceway.memory.waiting import SOON
 from raceway.ports.host.records import SCRATCH, Host
 from raceway.ports.live import live_idle, live_start, live_state, live_transmit, live_wanted
-from raceway.ports.tap.records import Tap
+from raceway.ports.tap.joining import join_transmit
+from raceway.ports.tap.records import Joining, Tap
 from raceway.ports.tap.sync import tap_receive, tap_transmit
 
+_TELLING, _WORTH = 64, 3
+"""Packets of a sync that say something about others; packets to a system call that are worth more than live frames."""
 _BUSY = 100
 """Packets in a millisecond that make a stream of them: half of what system calls inject, or less."""
 
@@ -32,7 +35,9 @@ def host_sync(address: int) -> int:
     if kring.transmit == 0:
         return tap_receive(kring, ring, tap, count)
     host = Host(kring.adapter)
-    if host.live == 0:
+    if tap.join != 0 and (host.live == 0 or live_idle(host.live)):
+        _joined(kring, ring, tap, host, count)
+    elif host.live == 0:
         tap_transmit(kring, ring, tap, count)
     elif Live(host.live).insist == 0 and live_idle(host.live):
         before = kring.head
@@ -43,6 +48,17 @@ def host_sync(address: int) -> int:
     else:
         _by_live_frames(kring, ring, host, count)
     return 0
+
+
+@inner
+def _joined(kring: Kring, ring: Ring, tap: Tap, host: Host, count: int) -> None:
+    """Let packets of a flow go together, and say whether there is anything to be gained by that: whoever has a backlog
+    may want live frames otherwise (`live_start`)."""
+    before = kring.head
+    join_transmit(kring, ring, tap, Joining(tap.join), count)
+    went = distance(before, kring.head, kring.slot_count)
+    if host.live != 0 and went >= _TELLING:
+        Live(host.live).unwanted = 1 if Joining(tap.join).calls * _WORTH <= went else 0
 
 
 @inner

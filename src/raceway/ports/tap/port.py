@@ -104,7 +104,7 @@ class TapPort(Port):
         options: TapOptions | None = None,
     ) -> None:
         geometry, options = geometry or Geometry(), options or TapOptions()
-        offload = device.vnet_header if isinstance(device, TapDevice) else options.offload
+        offload = device.offload if isinstance(device, TapDevice) else options.offload
         if offload and region is None and geometry.buffer_size is None:
             geometry = replace(
                 geometry,
@@ -162,11 +162,11 @@ class TapPort(Port):
                 self._records.append(record[0])
                 self._kept.append((record, iovecs, headers, overflow))
                 ring._kring["adapter"] = record.ctypes.data
-                ring._kring["metadata_used"] = self.tap.vnet_header
+                ring._kring["metadata_used"] = self.tap.offload
         self._tell_mtu()
 
     def _tell_mtu(self) -> None:
-        largest = LARGEST if self.tap.vnet_header else min(self.tap.mtu + 14 + 8, LARGEST)
+        largest = LARGEST if self.tap.offload else min(self.tap.mtu + 14 + 8, LARGEST)
         for record in self._records:
             record["mtu"], record["largest"] = self.tap.mtu, largest
 

@@ -105,7 +105,7 @@ def _receive(kring: Kring, tap: Tap) -> int:
 
 
 @inner
-def _piece(tap: Tap, number: int, base: int, length: int) -> None:
+def put_piece(tap: Tap, number: int, base: int, length: int) -> None:
     iovec = Iovec(tap.iovecs + number * IOVEC_SIZE)
     iovec.base = base
     iovec.length = length
@@ -116,14 +116,14 @@ def _read(kring: Kring, tap: Tap, index: int, slots: int) -> int:
     """Read a packet into the buffers of `slots` slots from `index` on and the room behind; its length, or -1."""
     pieces = 0
     if tap.vnet != 0:
-        _piece(tap, 0, tap.headers + VNET_ROOM - VNET_HEADER, VNET_HEADER)
+        put_piece(tap, 0, tap.headers + VNET_ROOM - VNET_HEADER, VNET_HEADER)
         pieces = 1
     for _ in range(slots):
         buffer = Slot(kring.slots + index * SLOT_SIZE).buffer
-        _piece(tap, pieces, kring.buffers + buffer * kring.buffer_size, kring.buffer_size)
+        put_piece(tap, pieces, kring.buffers + buffer * kring.buffer_size, kring.buffer_size)
         pieces += 1
         index = following(index, kring.slot_count)
-    _piece(tap, pieces, tap.overflow, OVERFLOW)
+    put_piece(tap, pieces, tap.overflow, OVERFLOW)
     length: int = readv(tap.descriptor, tap.iovecs, pieces + 1)
     if length < 0 or tap.vnet == 0:
         return length
@@ -170,7 +170,7 @@ def tap_transmit(kring: Kring, ring: Ring, tap: Tap, count: int) -> None:
     left = count
     kring.pending = 0
     while left > 0:
-        slots, length = _packet(kring, index, left)
+        slots, length = packet_of(kring, index, left)
         complete = slots > 0
         if not complete:
             if left < kring.slot_count - 1:
@@ -179,7 +179,7 @@ def tap_transmit(kring: Kring, ring: Ring, tap: Tap, count: int) -> None:
             slots = left
         if tap.skipping == 0:
             fits = complete and (tap.limit == 0 or length <= tap.limit)
-            code = _send(kring, tap, index, slots, length) if fits else _EMSGSIZE
+            code = send_packet(kring, tap, index, slots, length) if fits else _EMSGSIZE
             if code in (_EAGAIN, _ENOBUFS, _EINTR):
                 kring.pending = 1
                 break
@@ -188,7 +188,7 @@ def tap_transmit(kring: Kring, ring: Ring, tap: Tap, count: int) -> None:
                 kring.attention = 1
                 break
             if code != 0:
-                _count_drop(kring, tap, code)
+                count_drop(kring, tap, code)
         tap.skipping = 0 if complete else 1
         if kring.metadata_used != 0:
             # Who fills the slot next may not know that it says something.
@@ -204,7 +204,7 @@ def tap_transmit(kring: Kring, ring: Ring, tap: Tap, count: int) -> None:
 
 
 @inner
-def _packet(kring: Kring, index: int, left: int) -> tuple[int, int]:
+def packet_of(kring: Kring, index: int, left: int) -> tuple[int, int]:
     """Slots and bytes of the packet that starts at `index`; no slots if its end is not among the `left` next ones."""
     length = 0
     for number in range(left):
@@ -217,7 +217,7 @@ def _packet(kring: Kring, index: int, left: int) -> tuple[int, int]:
 
 
 @inner
-def _send(kring: Kring, tap: Tap, index: int, slots: int, length: int) -> int:
+def send_packet(kring: Kring, tap: Tap, index: int, slots: int, length: int) -> int:
     """Write one packet; 0, or the errno."""
     if tap.vnet == 0 and slots == 1:
         slot = Slot(kring.slots + index * SLOT_SIZE)
@@ -229,7 +229,7 @@ def _send(kring: Kring, tap: Tap, index: int, slots: int, length: int) -> int:
     headers = 0
     if tap.vnet != 0:
         headers = _header(kring, tap, index, slots, length)
-        _piece(tap, 0, tap.headers + VNET_ROOM - VNET_HEADER, VNET_HEADER + headers)
+        put_piece(tap, 0, tap.headers + VNET_ROOM - VNET_HEADER, VNET_HEADER + headers)
         pieces = 1
     for _ in range(slots):
         slot = Slot(kring.slots + index * SLOT_SIZE)
@@ -237,7 +237,7 @@ def _send(kring: Kring, tap: Tap, index: int, slots: int, length: int) -> int:
             headers -= slot.length
         else:
             start = kring.buffers + slot.buffer * kring.buffer_size + slot.offset + headers
-            _piece(tap, pieces, start, slot.length - headers)
+            put_piece(tap, pieces, start, slot.length - headers)
             pieces += 1
             headers = 0
         index = following(index, kring.slot_count)
@@ -264,7 +264,7 @@ def _header(kring: Kring, tap: Tap, index: int, slots: int, length: int) -> int:
 
 
 @inner
-def _count_drop(kring: Kring, tap: Tap, code: int) -> None:
+def count_drop(kring: Kring, tap: Tap, code: int) -> None:
     """Count a packet that the kernel did not want, by its reason."""
     kring.dropped += 1
     if code == _EIO:

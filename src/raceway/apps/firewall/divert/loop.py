@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from raceway.apps.firewall.divert.records import (
     ASKED,
+    BATCH,
     CHUNK,
     FOLLOWS,
     FOREIGN,
@@ -194,7 +195,7 @@ def _hurry(live: int) -> None:
     """Packets come faster than they go: let them go as live frames. The port itself judges by how many go, and measures
     whether more do then; where processors are short, even a stream looks like a trickle, and what a run saves is lost
     on others. Here is a backlog, so what costs less a packet is right, and is not put to the trial (slower: 0)."""
-    if load_acquire(live) == OFF:
+    if load_acquire(live) == OFF and Live(live).unwanted == 0:
         Live(live).slower = 0
         live_start(live)
 
@@ -218,18 +219,36 @@ def _round(state: Diverted) -> int:
         first = Ring(incoming.ring).head
         if first == incoming.tail:
             continue
-        if judged.index >= judged.count and _judge(state, judged, incoming, number, first, incoming.tail) > 0:
-            state.asked = number + 1
-            return moved
         if state.live != 0 and distance(first, incoming.tail, incoming.slot_count) > incoming.slot_count // 2:
             _hurry(state.live)
-        gone = _move(state, judged, incoming, outgoing, incoming.tail)
+        gone = _chunks(state, judged, incoming, outgoing, number)
         if gone != 0:
             moved += gone
             state.batches += 1
             if sync(outgoing) < 0:
                 return -1
+        if state.asked != 0:
+            break
     return moved
+
+
+@inner
+def _chunks(state: Diverted, judged: Judged, incoming: Kring, outgoing: Kring, number: int) -> int:
+    """Judge and move what has come, a chunk after the other: how many left the receive ring. What goes to the host in
+    one sync may go together there, so the more has come the more goes at once."""
+    gone = 0
+    while gone < BATCH:
+        first = Ring(incoming.ring).head
+        if first == incoming.tail:
+            break
+        if judged.index >= judged.count and _judge(state, judged, incoming, number, first, incoming.tail) > 0:
+            state.asked = number + 1
+            break
+        moved = _move(state, judged, incoming, outgoing, incoming.tail)
+        gone += moved
+        if moved == 0 or judged.index < judged.count:
+            break
+    return gone
 
 
 @inner

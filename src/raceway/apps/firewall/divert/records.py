@@ -9,6 +9,8 @@ from raceway.memory.structures import structure
 
 CHUNK = 256
 """Slots of a ring that are judged at a time."""
+BATCH = 1024
+"""Packets after which they are handed on, at the latest."""
 MARK, MARK_SIZE = 0x72770D17, 8
 """The mark before a diverted packet: the number of the name in four bytes, then MARK in four, both little-endian."""
 ASKED, FOREIGN, FOLLOWS = 255, 254, 253

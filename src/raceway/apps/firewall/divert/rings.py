@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from raceway.kernel.bpf.maps import Map
 from raceway.ports.geometry import Geometry
-from raceway.ports.host.port import HostPort
+from raceway.ports.host.port import HostOptions, HostPort
 from raceway.ports.nic.port import NicOptions, NicPort
 
 SLOTS = 2048
@@ -17,10 +17,11 @@ SLOTS = 2048
 
 class DivertRings:
     """Open until `close`. source: the receive rings; target: the host ring. Raises what ports raise: PortBusyError
-    (somebody else has a queue, or the host rings), PermissionNeededError, InterfaceError, OSError.
+    (somebody else has a queue, or the host rings), PermissionNeededError, InterfaceError, OSError. join: packets of a
+    flow go back together.
     """
 
-    def __init__(self, interface: str) -> None:
+    def __init__(self, interface: str, *, join: bool = True) -> None:
         receiving = Geometry(receive_slots=SLOTS, transmit_rings=0)
         self.source = NicPort(
             f"netmap:{interface}", interface, receiving, options=NicOptions(mode="copy", apart=True)
@@ -31,6 +32,7 @@ class DivertRings:
                 interface,
                 Geometry(transmit_slots=SLOTS),
                 self.source.region,
+                HostOptions(join=join),
                 receive=False,
             )
         except BaseException:
