@@ -1,4 +1,14 @@
-"""What many tests share: names of pipes that no other test uses, captures at hand, and what must not be left behind."""
+"""What many tests share: names of pipes that no other test uses, captures at hand, and what must not be left behind.
+
+`script/test` runs all of it compiled and then once more interpreted, each time by two pytest processes beside each
+other, on a machine of two processors. So a test must not mind what other tests do meanwhile: its network is a lab of
+its own, its files are in `tmp_path`, it waits for what shall happen and not for a time. One that cannot be so is marked
+`alone` and runs when the others are done: it looks at all labs, mounts, programs of the machine, or holds what it
+measures against a limit that a busy machine would break, or means to have both processors.
+
+A loop that looks for what is rare is as long here as the run as a whole can bear; `scaled` says so, and how much longer
+it is in `script/soak`.
+"""
 
 from __future__ import annotations
 
