@@ -75,11 +75,11 @@ def nmap(two, family: int, *words: str) -> dict[int, str]:
         "--max-rtt-timeout",
         "200ms",
         "--host-timeout",
-        "15s",
+        "30s",
     ]
     done = two.run(
         "a", [*command, *(["-6"] if family == 6 else []), two.address("b", family)],
-        capture_output=True, text=True, timeout=40,
+        capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = re.findall(r"^(\d+)/(?:tcp|udp)\s+(\S+)", done.stdout, re.M)
@@ -132,8 +132,8 @@ HPING = {
 
 @contextlib.contextmanager
 def attack(two, *command: str):
-    """A program at a that sends until the `with` ends; never longer than a minute."""
-    with two.popen("a", ["timeout", "-s", "INT", "60", *command], stdout=DEVNULL, stderr=DEVNULL) as process:
+    """A program at a that sends until the `with` ends; never longer than two minutes, its compilation among them."""
+    with two.popen("a", ["timeout", "-s", "INT", "120", *command], stdout=DEVNULL, stderr=DEVNULL) as process:
         try:
             time.sleep(0.3)
             assert process.poll() is None
@@ -167,6 +167,7 @@ def guarded(lab, tmp_path):
         yield two, stack.enter_context(walled(two)), client
 
 
+@pytest.mark.alone
 @needs("hping3", "curl")
 def test_the_web_and_ssh_go_on_while_hping_floods(guarded):
     two, wall, client = guarded
@@ -189,6 +190,7 @@ def test_the_web_and_ssh_go_on_while_hping_floods(guarded):
     assert wall.status().rules[2].limited > 0
 
 
+@pytest.mark.alone
 @needs("curl")
 @pytest.mark.parametrize(("family", "slots"), [(4, 64), (6, 2048)])
 def test_the_web_and_ssh_go_on_while_pkt_gen_floods_at_full_speed(guarded, family, slots):
