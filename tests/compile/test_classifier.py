@@ -10,7 +10,7 @@ import pytest
 
 import raceway
 from packet_cases import needs_native
-from raceway.compile.classifier import groups, walk
+from raceway.compile.classifier import groups, tables, walk
 from raceway.compile.classifier.classifier import Classifier, Key
 from raceway.compile.classifier.groups import TooComplexError
 from raceway.compile.classifier.sets import (
@@ -144,6 +144,59 @@ def test_every_key_gets_the_rule_that_looking_at_one_after_the_other_gives(seed)
         )
 
 
+KINDS_OF_ADDRESSES = (
+    ANY_ADDRESS,
+    ANY_IPV4,
+    ANY_IPV6,
+    ANY_IPV4 | ANY_IPV6,
+    Addresses(ANY_IPV4.ipv4, none=True),
+    Addresses(Ranges(), none=True),
+)
+
+
+def random_box_without_addresses(rng: random.Random) -> Box:
+    return Box(
+        rng.choice(KINDS_OF_ADDRESSES),
+        rng.choice(KINDS_OF_ADDRESSES),
+        rng.choice((ANY_PORT, ANY_PORT, Ranges([(0, 9)]), Ranges([(NO_PORT, NO_PORT)]))),
+        rng.choice((ANY_PORT, random_ranges(rng, 65535, NO_PORT))),
+        rng.choice((ANY_PROTOCOL, random_ranges(rng, 255, NO_PROTOCOL), Ranges([(6, 6)]))),
+        rng.choice((ANY_ANSWER, ANY_ANSWER, Ranges([(2, 2), (7, 9)]))),
+    )
+
+
+def test_rules_that_look_at_no_address_are_one_look_and_say_the_same():
+    rng = random.Random(7)
+    seen = 0
+    for _ in range(60):
+        boxes = rng.choice((1, 1, 2, 9))
+        rules = [
+            [random_box_without_addresses(rng) for _ in range(rng.choice((0, 1, 1, 2)))] for _ in range(boxes)
+        ]
+        classifier = Classifier(rules)
+        seen += classifier.flat
+        for _ in range(60):
+            family = rng.choice((4, 6, 0))
+            protocol = rng.choice((6, 17, 255, 0, rng.randrange(256))) if family else None
+            ports = None
+            if protocol is not None and rng.random() < 0.7:
+                ports = tuple(rng.choice((0, 1, 65535, 65534, rng.randrange(65536))) for _ in range(2))
+            numbers = *(ports or (-1, -1)), -1 if protocol is None else protocol
+            answers = rng.randrange(12)
+            found = classifier.match(Key([family, 0, 1, 0, 2, *numbers, 0]), answers)
+            assert found == oracle(rules, family, 1, 2, ports, protocol, answers), (rules, family, numbers)
+    assert seen > 40
+
+
+def test_a_rule_with_an_address_and_combinations_beyond_a_table_are_looked_up_in_all_steps(monkeypatch):
+    rule = [Box(destination_ports=Ranges([(9, 9)]))]
+    assert Classifier([rule]).flat
+    assert not Classifier([]).flat
+    assert not Classifier([rule, [Box(source=host("10.1.0.0/16"))]]).flat
+    monkeypatch.setattr(tables, "FLAT", 1)
+    assert not Classifier([rule]).flat
+
+
 def packet(source: int, destination: int, ports, protocol: int = 6, *, tags: int = 0) -> bytes:
     transport = struct.pack("!HH", *ports) + bytes(8) + b"\x50" + bytes(7)
     header = struct.pack(
@@ -226,6 +279,40 @@ def test_machine_code_and_the_kernel_find_what_python_finds(target):
         results.append((done.verdicts, done.reasons, FOUND.values(), WRONG.values()))
     assert results[0] == results[1]
     assert all(results[0][2][1:7])
+
+
+WITHOUT_ADDRESSES = Classifier([
+    [Box(ANY_IPV4, ANY_IPV4, destination_ports=Ranges([(22, 22)]), protocols=Ranges([(6, 6)]))],
+    [Box(ANY_IPV6, ANY_IPV6, protocols=Ranges([(17, 17)]), answers=Ranges([(1, 1)]))],
+    [Box(ANY_IPV6, ANY_IPV6, protocols=Ranges([(6, 6)])), Box(source_ports=Ranges([(22, 23)]))],
+    [Box(answers=Ranges([(1, 1)]))],
+    [Box(Addresses(Ranges(), none=True))],
+    [Box(ANY_IPV4, protocols=Ranges([(17, 17)]))],
+])  # fmt: skip
+
+
+@raceway.packet_function
+def classify_without_addresses(packet):
+    key = WITHOUT_ADDRESSES.key(packet)
+    answers = 0
+    if len(packet) > 200:
+        answers = 1
+    FOUND.add(WITHOUT_ADDRESSES.match(key, answers) + 1)
+    return raceway.PASS
+
+
+@pytest.mark.skipif(bool(needs_native), reason=needs_native)
+@pytest.mark.parametrize("target", ["native", "kernel"])
+def test_machine_code_and_the_kernel_find_the_same_where_no_rule_looks_at_addresses(target):
+    assert WITHOUT_ADDRESSES.flat
+    given = [*cases(), packet6(1, 2, (3, 4)) + bytes(200), bytes(12) + b"\x08\x06" + bytes(46)]
+    results = []
+    for where in ("interpreted", target):
+        FOUND.clear()
+        done = raceway.simulate(classify_without_addresses, given, where)
+        results.append((done.verdicts, done.reasons, FOUND.values()))
+    assert results[0] == results[1]
+    assert all(results[0][2][:7])
 
 
 MANY = [

@@ -30,7 +30,8 @@ class Classifier(State):
     function: `key = RULES.key(packet)`, then `RULES.match(key)` is the number of the first rule that the packet
     matches, -1 if there is none. `RULES.match(key, answers)`: with what else was asked of the packet, one bit each, as
     boxes want it. `key.wrong` says that the packet is malformed, and how (`walk.WRONGS`). What it costs depends on how
-    many groups of rules there are (four for most sets), not on how many rules.
+    many groups of rules there are (four for most sets), not on how many rules; and is less where none looks at
+    addresses (`flat`).
 
     Raises TooComplexError where ranges overlap in too many ways, ValueError for more than 2,097,150 rules.
     """
@@ -48,6 +49,8 @@ class Classifier(State):
         super().__init__(size)
         self.words[: len(words)] = words
         self.used = len(words)
+        # Not of what there is, but of how it is looked for: other code.
+        self.flat = bool(self.words[walk.JOINT] and self.words[walk.RULES])
 
     def key(self, packet: Any) -> Key:
         """Return what rules look at in a packet."""
@@ -60,7 +63,8 @@ class Classifier(State):
 
         answers: a number whose bits say what else was asked of the packet, up to `QUESTIONS` bits of it.
         """
-        return walk.match(self.memory, key, answers & LAST_ANSWER)
+        look = walk.flat if self.flat else walk.match
+        return look(self.memory, key, answers & LAST_ANSWER)
 
     @property
     def joint(self) -> bool:

@@ -21,7 +21,9 @@ from raceway.compile.lowering_state import StateType
 from raceway.compile.pipeline import OFTEN
 
 # In line wherever they are: a call is a way more for the verifier at each branch behind it.
-OFTEN.update(function.__code__ for function in (walk.half, walk.narrow, walk.wide, walk.number, walk.match))
+OFTEN.update(
+    function.__code__ for function in (walk.half, walk.narrow, walk.wide, walk.number, walk.match, walk.flat)
+)
 types: Any = numba_types  # numba fills this module in as it starts
 _i64 = ir.IntType(64)
 _MEMBERS = [f"word_{number}" for number in range(walk.KEY_WORDS)]
@@ -81,7 +83,9 @@ def _match(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     words = key_place(builder, args[1])
     answers = context.cast(builder, args[2], sig.args[2], types.int64) if len(args) > 2 else constant(0)
     answers = builder.and_(answers, constant(LAST_ANSWER))
-    apart.call(context, builder, walk.match_in, apart.Words(sig.args[0].state), words, answers)
+    state = sig.args[0].state
+    look = walk.flat_in if state.flat else walk.match_in
+    apart.call(context, builder, look, apart.Words(state), words, answers)
     return builder.load(builder.gep(words.start, [constant(walk.KEY_WORDS)]))
 
 

@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 
 from raceway.compile.classifier import walk
-from raceway.compile.classifier.groups import SIDES, Group, Parted, TooComplexError
+from raceway.compile.classifier.groups import NO_RULE, SIDES, Group, Parted, TooComplexError
 from raceway.compile.classifier.sets import NO_PORT, NO_PROTOCOL
-from raceway.compile.classifier.tries import Words, narrow_trie, number_table, wide_trie
+from raceway.compile.classifier.tries import LEAF, Words, narrow_trie, number_table, wide_trie
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
 LARGEST_RULE = (1 << 21) - 2
 JOINT = 1 << 19
 """Numbers that the table of all combinations may have."""
+FLAT = 1 << 16
+"""Combinations that a table of rules for each of them may have."""
 _CLASSES = (1 << 16) - 1
 _WINDOW = 4096
 """Bases that are tried at once."""
@@ -51,7 +53,10 @@ def packed(parted: Parted) -> _Numbers:
             raise TooComplexError(f"the rules' ranges of ports are {classes.max() + 1:,} classes of ports")
         header[at] = number_table(words, starts, classes, bits)
         header[at + 1] = classes[np.searchsorted(starts, none, side="right") - 1]
-    _rest(parted, words, header)
+    joint = _rest(parted, words, header)
+    roots = [header[side + line] & 3 for side in (walk.SOURCE, walk.DESTINATION) for line in (0, 1)]
+    if len(groups) == 1 and joint is not None and joint.size <= FLAT and all(kind == LEAF for kind in roots):
+        _flat(parted, words, header, joint)
     for index, one in enumerate(groups):
         at = walk.GROUP + walk.GROUP_WORDS * index
         fits = _bits(one.fits)
@@ -64,12 +69,13 @@ def packed(parted: Parted) -> _Numbers:
     return np.concatenate([header, *words.blocks])
 
 
-def _rest(parted: Parted, words: Words, header: _Numbers) -> None:
+def _rest(parted: Parted, words: Words, header: _Numbers) -> _Numbers | None:
     """Ports, protocol and answers: a table of every group's class for each combination if there are few of those, and
-    else a table a group."""
+    else a table a group. Returns the first, if it is that."""
     groups = parted.groups
     counts = [len(one.rows) for one in parted.dimensions[2:]]
     columns = []
+    joint = None
     for side in range(2, SIDES):
         # What a class adds to the number of a group's combination.
         steps = [int(np.prod(one.rest_counts[side - 1 :])) for one in groups]
@@ -78,12 +84,12 @@ def _rest(parted: Parted, words: Words, header: _Numbers) -> None:
             _columns(parted, side, [np.arange(n) * step for n, step in zip(sizes, steps, strict=True)])
         )
     if groups and int(np.prod(counts)) * len(groups) <= JOINT:
-        made = np.zeros((*counts, len(groups)), np.int64)
+        joint = np.zeros((*counts, len(groups)), np.int64)
         for index, one in enumerate(groups):
             added = [column[:, index] for column in columns]
             combined = np.add.outer(np.add.outer(np.add.outer(added[0], added[1]), added[2]), added[3])
-            made[..., index] = one.rest_classes[combined]
-        header[walk.JOINT] = words.add_halves(made.reshape(-1))
+            joint[..., index] = one.rest_classes[combined]
+        header[walk.JOINT] = words.add_halves(joint.reshape(-1))
         steps = [int(np.prod(counts[side + 1 :])) for side in range(len(counts))]
     else:
         steps = [len(groups)] * len(counts)
@@ -92,7 +98,27 @@ def _rest(parted: Parted, words: Words, header: _Numbers) -> None:
         for index, one in enumerate(groups):
             header[walk.GROUP + walk.GROUP_WORDS * index] = words.add_halves(one.rest_classes)
     for at, step in zip(walk.NUMBERS, steps, strict=True):
-        header[at + walk.STEP] = step * len(groups) if header[walk.JOINT] else step
+        header[at + walk.STEP] = step * len(groups) if joint is not None else step
+    return joint
+
+
+def _flat(parted: Parted, words: Words, header: _Numbers, classes: _Numbers) -> None:
+    """The first rule for each combination of ports, protocol and answers: for packets in IPv4, IPv6, and others.
+
+    classes: the joint table, of the only group.
+    """
+    (group,) = parted.groups
+    for line in range(3):
+        source, destination = (int(one.rows[one.of_intervals[line][0], 0]) for one in parted.dimensions[:2])
+        cell = np.flatnonzero((group.sources == source) & (group.destinations == destination))
+        firsts = np.full(group.fits.shape[1], NO_RULE, np.int64)
+        if len(cell):
+            content = int(group.contents[cell[0]])
+            if content < 0:
+                firsts = group.firsts[-1 - content]
+            else:
+                firsts = np.where(group.fits[content & walk.FIT], content >> walk.RULE, NO_RULE)
+        header[walk.RULES + line] = words.add_halves(firsts[classes.reshape(-1)] + 1)
 
 
 def _columns(parted: Parted, side: int, values: list[_Numbers]) -> _Numbers:

@@ -11,6 +11,8 @@ The words begin with a header; everything else is found by it::
     16 - 18   answers, the same (none is 0)
     19        table of all combinations of those four sides, if they are few enough: each group's rest class
     20 - 23   else rows of the four sides: a word for each class and group
+    20 - 22   where no rule looks at addresses (`flat`): the table of the first rule for each combination of the four
+              sides, 0 for none, of packets in IPv4, in IPv6, and of others
     24 + 5g   group g: rest classes (of those rows' sums), fits, words in a row of fits, firsts, how many rest classes
 
 What a trie finds is where the row of an address's class is, a word for each group. A source's is where its row of
@@ -31,6 +33,7 @@ GROUP_COUNT, SOURCE, DESTINATION = 0, 1, 4
 NUMBERS = SOURCE_PORT, DESTINATION_PORT, PROTOCOL, ANSWERS = 7, 10, 13, 16
 STEP = 2
 JOINT, ROWS = 19, 20
+RULES = ROWS
 GROUP, GROUP_WORDS = 24, 5
 FITS = 1
 OWNER, ROW, RULE, FIT = 42, 41, 20, (1 << 20) - 1
@@ -337,6 +340,34 @@ def match(table: Any, words: Any, answers: int) -> int:
     return best
 
 
+def flat(table: Any, words: Any, answers: int) -> int:
+    """The same where no rule looks at addresses: ports, protocol and answers say it all, in one look."""
+    family = words[FAMILY]
+    if family == 4:
+        rules = table[RULES]
+    elif family == 6:
+        rules = table[RULES + 1]
+    else:
+        rules = table[RULES + 2]
+    if words[PORT_OF_SOURCE] >= 0:
+        place = number(table, SOURCE_PORT, words[PORT_OF_SOURCE])
+        place += number(table, DESTINATION_PORT, words[PORT_OF_DESTINATION])
+    else:
+        place = table[SOURCE_PORT + 1] * table[SOURCE_PORT + STEP]
+        place += table[DESTINATION_PORT + 1] * table[DESTINATION_PORT + STEP]
+    if words[NUMBER] >= 0:
+        place += number(table, PROTOCOL, words[NUMBER])
+    else:
+        place += table[PROTOCOL + 1] * table[PROTOCOL + STEP]
+    place += number(table, ANSWERS, answers)
+    return half(table, rules, place) - 1
+
+
 def match_in(table: Any, words: Any, answers: int) -> None:
     """Put behind a key the number of the first rule that it matches."""
     words[KEY_WORDS] = match(table, words, answers)
+
+
+def flat_in(table: Any, words: Any, answers: int) -> None:
+    """The same where no rule looks at addresses."""
+    words[KEY_WORDS] = flat(table, words, answers)
