@@ -246,10 +246,12 @@ def _nft_rule(text: str, action: str) -> str:
 
 
 @cache
-def _trace(name: str) -> list[bytes]:
-    """Packets at the edges of rules and inside them, in no order."""
+def _trace(name: str, chosen: tuple[int, ...] = ()) -> list[bytes]:
+    """Packets at the edges of rules and inside them, in no order. chosen: of these rules, and not of all."""
     chance = random.Random(5)
     rows = _rows(name)
+    if chosen:
+        rows = rows[list(chosen)]
     made = []
     for _ in range(_BATCH):
         row = rows[chance.randrange(len(rows))].tolist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from bench import divert, driver, firewall, goodput, kernel_filters, wires
+from bench import divert, driver, firewall, goodput, kernel_filters, rule_cost, wires
 from bench.peers import Measurement, PeerUnavailable
 from bench.peers.af_xdp import dpdk_echo, dpdk_forward, dpdk_receive, dpdk_transmit
 from bench.peers.kernel_paths import linux_bridge, packet_send, tap_write, udp_ping_pong
@@ -136,6 +136,15 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
                   [_row(f"firewall: 10,000 rules in the kernel, {name}", "nft, netdev ingress", 10)])],
             )
             for name in ("acl1_10k", "fw1_10k")
+        ),
+        *(
+            (
+                partial(rule_cost.all_of, name, passing, seconds),
+                [(partial(rule_cost.ten_of, name, passing, seconds),
+                  [_row(f"firewall: traffic that differs, 10,000 rules, {fate}, {name}", "ten of those rules", 0.5)])],
+            )
+            for name in ("acl1_10k", "fw1_10k")
+            for passing, fate in ((False, "all dropped"), (True, "half dropped"))
         ),
         (
             partial(divert.diverted, divert.native, seconds),
