@@ -384,9 +384,8 @@ def test_what_goes_through_the_hosts_stack_together_leaves_it_as_the_same_packet
                 one = seen.recv(1 << 16)
                 if one[12:14] in (b"\x08\x00", b"\x86\xdd") and FOUR_THOUSAND in one[14:64]:
                     found.append(one[14:])
-        joined, together = wall.diverter._rings.target.joined
     assert status.divert.reinjected == len(frames) == 240
-    assert joined > together > 0
+    assert status.divert.joined > 200
 
     def of(one: bytes) -> bytes:
         """The flow, and all that the hop leaves as it was."""
@@ -437,6 +436,24 @@ def test_a_socket_gets_the_datagrams_that_were_sent_and_the_hosts_udp_counts_the
         assert received(ten, len(texts)) == texts
         status = settled(firewall)
         assert status.divert.reinjected == len(texts) == udp_arrivals(two) - before
+
+
+def test_apart_is_one_packet_of_the_hosts_for_each(lab):
+    two = lab(ipv6=False)
+    go = threading.Event()
+
+    def waits(packet):
+        go.wait(20)
+        return PASS
+
+    with receiver(two, 10) as ten, firewall_at(two, function=waits, apart=True) as firewall:
+        texts = [str(number).encode() for number in range(200)]
+        send(two, 10, *texts)
+        assert until(lambda: firewall.status().divert.diverted == len(texts))
+        go.set()
+        assert received(ten, len(texts)) == texts
+        status = settled(firewall)
+        assert (status.divert.reinjected, status.divert.joined) == (len(texts), 0)
 
 
 def udp_arrivals(two) -> int:

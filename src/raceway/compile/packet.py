@@ -14,6 +14,7 @@ from raceway.compile.addresses import Address, IPv4Address, IPv6Address, MACAddr
 from raceway.compile.headers import MAXIMUM_PACKET, Field, Header
 
 _WORD = (1 << 64) - 1
+_blank = object.__new__
 
 
 class Packet:
@@ -173,10 +174,20 @@ class Packet:
         return f"<Packet of {self._length} bytes: {describe(self)}>"
 
 
-def in_buffer(buffer: memoryview, offset: int, length: int, **given: int) -> Packet:
-    """Return the packet that lies in a ring's buffer, and has the room of it to grow. given: time, port, ring."""
-    packet = Packet(buffer[offset : offset + length], **given)
-    packet._buffer, packet._begin = buffer, offset
+def in_buffer(
+    buffer: memoryview, offset: int, length: int, time: int = 0, port: int = 0, ring: int = 0
+) -> Packet:
+    """Return the packet that lies in a ring's buffer, bytes that may be written, and has the room of it to grow."""
+    # Without Packet's own questions, which here have one answer and cost more than all the rest.
+    packet = _blank(Packet)
+    packet.data = data = buffer[offset : offset + length]
+    packet._length = len(data)
+    packet._start = 0
+    packet._begin = offset
+    packet._buffer = buffer
+    packet.time = time
+    packet.port = port
+    packet.ring = ring
     return packet
 
 

@@ -95,7 +95,8 @@ class Firewall:
     interface: a name in the calling thread's network namespace; rules: a `RuleSet`, the Path of a rules file, or rules
     as text; mode: "driver", "generic", or "" for the better one that can be had; log: a pcapng file for what rules log,
     which is begun anew at so many bytes (`log.Log`); divert: by the name that stands in rules, who decides about
-    packets that are diverted to it: a packet function, or any callable that takes a `Packet` and answers PASS or DROP.
+    packets that are diverted to it: a packet function, or any callable that takes a `Packet` and answers PASS or DROP;
+    apart: those that it passes go back into the host's stack one by one, and not together where they are of one flow.
     Raises RulesError, and what `attach` and `Diverter` raise; OSError for the file.
     """
 
@@ -108,8 +109,9 @@ class Firewall:
         log: str | Path | None = None,
         log_size: int = SIZE,
         divert: Mapping[str, Callable[[Any], Any]] | None = None,
+        apart: bool = False,
     ) -> None:
-        self.diverter = Diverter(interface, divert or {})
+        self.diverter = Diverter(interface, divert or {}, join=not apart)
         self.program = Program(rule_set_of(rules), names=self.diverter.numbers)
         self._check_log(self.program, log)
         self._base: dict[tuple[str, int], tuple[int, int]] = {}

@@ -234,6 +234,12 @@ def run(
             help="Who decides about packets that rules divert to a name. May be said several times.",
         ),
     ] = None,
+    apart: Annotated[
+        bool,
+        typer.Option(
+            "--apart", help="Diverted packets of one flow go back to the host one by one, not together."
+        ),
+    ] = False,
     json: _Json = False,
 ) -> None:
     """Put rules in force on an interface, until Ctrl-C or the end of this
@@ -243,8 +249,9 @@ def run(
 
     functions = _functions(divert or [])
     made = Firewall(
-        interface, _read(rules, format), mode=mode, log=log, log_size=int(log_size * 1e6), divert=functions
-    )
+        interface, _read(rules, format), mode=mode, log=log, log_size=int(log_size * 1e6), divert=functions,
+        apart=apart,
+    )  # fmt: skip
     with made as firewall, Control(firewall) as control:
         count = len(firewall.program.rule_set.rules)
         in_force = f"{count:,} rules are in force on {interface} in {firewall.attachment.mode} mode"

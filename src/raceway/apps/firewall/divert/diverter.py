@@ -53,7 +53,8 @@ class NameStatus:
 
 @dataclass(frozen=True)
 class DivertStatus:
-    """What became of diverted packets; see this module's first lines. lost: by name; foreign: without a mark."""
+    """What became of diverted packets; see this module's first lines. lost: by name; foreign: without a mark; joined:
+    of the reinjected ones, those that went to the host's stack as one with others of their flow."""
 
     diverted: int
     reinjected: int
@@ -61,6 +62,7 @@ class DivertStatus:
     lost: dict[str, int]
     foreign: int
     queued: int
+    joined: int
 
 
 class DivertLoop:
@@ -138,20 +140,25 @@ class DivertLoop:
             waiting.tolist(), judged["numbers"][waiting].tolist(), found["buffer"].tolist(),
             found["offset"].tolist(), found["length"].tolist(), found["flags"].tolist(), strict=True,
         )  # fmt: skip
-        given = {"time": time.time_ns(), "port": int(self.state["link"][0]), "ring": ring.number}
-        region, inspectors, first, size = self.source.region, self.inspectors, ring.head, ring.size
+        now, port, queue = time.time_ns(), int(self.state["link"][0]), ring.number
+        region, first, size = self.source.region, ring.head, ring.size
         memory, start, room = memoryview(region.memory), region.buffers_offset, region.buffer_size  # type: ignore[arg-type]
+        decide = [one.decide for one in self.inspectors]
+        answers: list[int] = []
+        answer = answers.append
         for at, name, buffer, offset, length, flags in rows:
             if flags & MORE_FRAGMENTS:
-                verdicts[at] = self._ask_about_chain(inspectors[name], ring, (first + at) % size, given)
+                known = {"time": now, "port": port, "ring": queue}
+                answer(self._ask_about_chain(self.inspectors[name], ring, (first + at) % size, known))
                 continue
             # A sync has seen that there is such a buffer.
             place = start + buffer * room
-            packet = in_buffer(memory[place : place + room], offset, length, **given)
-            verdicts[at] = inspectors[name].decide(packet)
-            if packet._begin != offset or len(packet) != length:
+            packet = in_buffer(memory[place : place + room], offset, length, now, port, queue)
+            answer(decide[name](packet))
+            if packet._begin != offset or packet._length != length:
                 slot = ring.slots[(first + at) % size]
                 slot["offset"], slot["length"] = packet._begin, len(packet)
+        verdicts[waiting] = answers
 
     @staticmethod
     def _ask_about_chain(one: Inspector, ring: Any, index: int, given: dict[str, int]) -> int:
@@ -163,18 +170,21 @@ class DivertLoop:
 class Diverter:
     """A firewall's diverted packets: opens the interface's rings when rules divert, and closes them when none do.
 
-    functions: by name, what decides. Raises TypeError, and PacketFunctionError for what does not compile.
+    functions: by name, what decides; join: packets of a flow go back together. Raises TypeError, and
+    PacketFunctionError for what does not compile.
     """
 
-    def __init__(self, interface: str, functions: Mapping[str, Callable[[Any], Any]]) -> None:
-        self.interface = interface
+    def __init__(
+        self, interface: str, functions: Mapping[str, Callable[[Any], Any]], *, join: bool = True
+    ) -> None:
+        self.interface, self.join = interface, join
         self.loop = DivertLoop(functions)
         self.failure: BaseException | None = None
         self._rings: DivertRings | None = None
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._lost: dict[str, int] = {}
-        self._sent = 0
+        self._sent = self._joined = 0
         self._diverted = self._no_ring = 0
 
     @property
@@ -190,7 +200,7 @@ class Diverter:
             # Compiled before packets wait.
             for one in (divert, nic_sync, host_sync):
                 one.prepare()
-            rings = DivertRings(self.interface)
+            rings = DivertRings(self.interface, join=self.join)
             link = rings.source.interface.index
             # Where Python is what packets wait for, a run in the kernel would only take a processor from it.
             native = all(one.native for one in self.loop.inspectors)
@@ -241,6 +251,7 @@ class Diverter:
             if count:
                 self._lost[name] = self._lost.get(name, 0) + count
         self._sent += rings.sent
+        self._joined += rings.joined
 
     def add(self, counters: Mapping[str, int]) -> None:
         """Count what a program that is in force no longer has diverted."""
@@ -254,11 +265,12 @@ class Diverter:
         rings = self._rings
         lost = dict(self._lost)
         no_ring = self._no_ring + counters["no_ring"]
-        queued, sent, waiting = 0, self._sent, 0
+        queued, sent, waiting, joined = 0, self._sent, 0, self._joined
         if rings is not None:
             for name, count in rings.lost().items():
                 lost[name] = lost.get(name, 0) + count
             sent += rings.sent
+            joined += rings.joined
             waiting = rings.target.waiting
             queued = rings.unread + rings.unsent
         if no_ring:
@@ -273,6 +285,7 @@ class Diverter:
             lost,
             int(self.loop.state["foreign"][0]),
             queued,
+            joined,
         )
 
 

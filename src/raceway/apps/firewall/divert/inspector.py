@@ -20,6 +20,7 @@ from raceway.memory.layout import MORE_FRAGMENTS, Batch
 from raceway.memory.structures import allocate
 
 _PACKAGE = str(Path(__file__).resolve().parents[3])
+_PASS, _DROP = int(PASS), int(DROP)
 _log = logging.getLogger("raceway.firewall")
 
 
@@ -57,9 +58,11 @@ class Inspector:
         except Exception as error:
             self._fail(f"{_place(error)}: {type(error).__name__}: {error}")
             return int(ABORTED)
+        if verdict is PASS:
+            return _PASS
+        if verdict is DROP:
+            return _DROP
         # True is 1, and so is DROP: who answers True surely does not mean that.
-        if verdict is PASS or verdict is DROP:
-            return int(verdict)
         if isinstance(verdict, int) and not isinstance(verdict, bool) and verdict in (DROP, PASS):
             return int(verdict)
         self._fail(f"{_home(self.function)}: it answered {verdict!r}: PASS or DROP was expected")

@@ -60,6 +60,11 @@ class DivertRings:
         """Packets that were handed to the kernel for the host; some of them may be among `lost`, or `waiting` still."""
         return self.target.tx[0].packets
 
+    @property
+    def joined(self) -> int:
+        """Packets that went to the host together with others."""
+        return self.target.joined[0]
+
     def lost(self) -> dict[str, int]:
         """Packets that ended here, by name: on the way in (`ring_full`, `no_buffer`, `bad_frame`), and, with "host_"
         before the name, on the way back (`too_long`, `invalid`, `down`, `lost`, `no_memory`, `refused`)."""
