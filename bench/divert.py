@@ -3,11 +3,12 @@
     source at a  =====  b     raceway:  divert x udp dst port 9, and a function that passes everything
                               nfqueue:  iptables -j NFQUEUE in the raw table, and a function that accepts everything
 
-The packets are for b, where a UDP socket that nobody reads ends each (in a full receive buffer), and what counts is how
-many b's UDP has had in its hands. b's interface works as it does by itself: on the processor of who sends.
+The packets are datagrams of 18 bytes, of 16 flows in turn, with checksums and not to be fragmented, as Linux' sockets
+send them. They are for b, where a UDP socket that nobody reads ends each (in a full receive buffer), and what counts is
+how many datagrams b's UDP has had in its hands: raceway puts packets of a flow back together, and UDP parts them again.
+b's interface works as it does by itself: on the processor of who sends, and its GRO joins no UDP.
 
-`stack` is the same without any firewall: what b's stack takes if nobody looks at packets, and so what nobody who puts
-them back can exceed by much.
+`stack` is the same without any firewall: what b's stack takes, packet by packet, if nobody looks at them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _RULES = "divert inspector udp dst port 9"
 _QUEUE, _LENGTH = 7, 16384
 _START, _END = 30.0, 15.0
 _FLOWS = 16
+"""From so many ports the packets come, in turn."""
 
 
 @raceway.packet_function
@@ -73,7 +75,8 @@ def diverted(function: Any = native, seconds: float = SECONDS) -> list[Measureme
             divert = wall.status().divert
         assert divert is not None
         detail: Detail = {
-            "offered": made, "packets arrived": arrived, "reinjected": divert.reinjected, "drops": str(divert.lost),
+            "offered": made, "packets arrived": arrived, "reinjected": divert.reinjected, "joined": divert.joined,
+            "drops": str(divert.lost),
         }  # fmt: skip
         if divert.reinjected != arrived:
             raise AssertionError(

@@ -2,6 +2,7 @@
 
 From the host packets come as from any TAP device. Towards it they go one system call a packet while they trickle, and
 as live XDP frames while they stream: those arrive on the interface without a system call or a TAP device's sk_buff.
+A port that was asked to (`HostOptions.join`) lets packets of a flow go together, as far as there are such.
 """
 
 from __future__ import annotations

@@ -34,7 +34,17 @@ from raceway.memory.layout import SLOT_SIZE, Kring, Ring, Slot
 from raceway.memory.ring import accept, following, uncount
 from raceway.memory.structures import allocate
 from raceway.ports.offload import internet_sum, pseudo_header
-from raceway.ports.tap.flows import JOINABLE, TCP, UNKNOWN, begin, continues, extend, look, same_flow
+from raceway.ports.tap.flows import (
+    JOINABLE,
+    SEGMENTS,
+    TCP,
+    UNKNOWN,
+    begin,
+    continues,
+    extend,
+    look,
+    same_flow,
+)
 from raceway.ports.tap.offload import GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM
 from raceway.ports.tap.records import (
     FLOW,
@@ -52,6 +62,8 @@ from raceway.ports.tap.sync import count_drop, packet_of, put_piece, send_packet
 
 _EINTR, _EAGAIN, _EINVAL, _EBADFD, _EMSGSIZE, _ENOBUFS = 4, 11, 22, 77, 90, 105
 _GSO_UDP_L4 = 5
+_SMALL = 256
+"""Bytes of payload up to which copying it here is cheaper than one more piece for the kernel."""
 _TRIES = 16
 """Writes of one packet that the kernel has no room for at the moment, until it is dropped: others have gone before it,
 so that it cannot wait in the ring."""
@@ -62,13 +74,14 @@ class Joiner:
 
     def __init__(self, slots: int) -> None:
         self.record: Any = allocate(Joining)
-        self._kept = (
+        self._kept: tuple[np.ndarray[Any, Any], ...] = (
             np.zeros(FLOWS, dtype=FLOW),
             np.zeros(slots, dtype=np.int32),
             np.zeros(slots, dtype=np.int32),
             np.zeros(1, dtype=SEEN),
+            np.zeros(SEGMENTS * _SMALL, dtype=np.uint8),
         )
-        for name, array in zip(("flows", "order", "next", "seen"), self._kept, strict=True):
+        for name, array in zip(("flows", "order", "next", "seen", "gathered"), self._kept, strict=True):
             self.record[name] = array.ctypes.data
 
     @property
@@ -238,14 +251,31 @@ def _compose(kring: Kring, tap: Tap, join: Joining, flow: Flow, count: int) -> i
     store_16(header + 6, flow.transport)
     store_16(header + 8, field)
     put_piece(tap, 0, header, VNET_HEADER + flow.payload)
+    return _payload(kring, tap, join, flow)
+
+
+@inner
+def _payload(kring: Kring, tap: Tap, join: Joining, flow: Flow) -> int:
+    """Say where everybody's payload lies, or put it together; how many pieces that and the headers make."""
+    small = flow.length <= _SMALL
+    into = join.gathered
     left = flow.total
     index = flow.first
     pieces = 1
     while True:
         part = min(left, flow.length)
-        put_piece(tap, pieces, _start(kring, Slot(kring.slots + index * SLOT_SIZE)) + flow.payload, part)
-        pieces += 1
+        start = _start(kring, Slot(kring.slots + index * SLOT_SIZE)) + flow.payload
+        if small:
+            copy(into, start, part)
+            into += part
+        else:
+            put_piece(tap, pieces, start, part)
+            pieces += 1
         left -= part
         if left == 0:
-            return pieces
+            break
         index = load_i32(join.next + 4 * index)
+    if small:
+        put_piece(tap, 1, join.gathered, flow.total)
+        return 2
+    return pieces

@@ -60,8 +60,8 @@ JOINING = lines(
     [("flows", "<i8"), ("order", "<i8"), ("next", "<i8"), ("begun", "<i8"), ("seen", "<i8"),
      # Packets that became part of a joined one and how many those were, since the beginning; writes of the last sync.
      ("packets", "<i8"), ("joined", "<i8"), ("calls", "<i8")],
-    # Whether the kernel has refused joined TCP, and UDP (before Linux 6.2).
-    [("no_tcp", "<i8"), ("no_udp", "<i8")],
+    # Whether the kernel has refused joined TCP, and UDP (before Linux 6.2); where small payloads are put together.
+    [("no_tcp", "<i8"), ("no_udp", "<i8"), ("gathered", "<i8")],
 )  # fmt: skip
 
 Tap = structure("Tap", TAP)
