@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raceway.apps.firewall.divert.diverter import Diverter, DivertStatus
 from raceway.apps.firewall.log.writer import SIZE, Log, LogStatus
@@ -26,6 +26,9 @@ from raceway.apps.functions.pinning import pin_beside
 from raceway.compile.classifier.walk import WRONGS
 from raceway.kernel.bpf.maps import Map
 from raceway.memory.collection import without_collection
+
+if TYPE_CHECKING:
+    from raceway.apps.firewall.ahead import Ahead
 
 _GRACE = 0.02
 """Seconds after which no packet is in a program that nothing leads to."""
@@ -96,7 +99,8 @@ class Firewall:
     as text; mode: "driver", "generic", or "" for the better one that can be had; log: a pcapng file for what rules log,
     which is begun anew at so many bytes (`log.Log`); divert: by the name that stands in rules, who decides about
     packets that are diverted to it: a packet function, or any callable that takes a `Packet` and answers PASS or DROP;
-    apart: those that it passes go back into the host's stack one by one, and not together where they are of one flow.
+    apart: those that it passes go back into the host's stack one by one, and not together where they are of one flow;
+    ahead: a process that compiles while the rules are looked at (`ahead.compiling_ahead`).
     Raises RulesError, and what `attach` and `Diverter` raise; OSError for the file.
     """
 
@@ -110,9 +114,10 @@ class Firewall:
         log_size: int = SIZE,
         divert: Mapping[str, Callable[[Any], Any]] | None = None,
         apart: bool = False,
+        ahead: Ahead | None = None,
     ) -> None:
         self.diverter = Diverter(interface, divert or {}, join=not apart)
-        self.program = Program(rule_set_of(rules), names=self.diverter.numbers)
+        self.program = Program(rule_set_of(rules), names=self.diverter.numbers, ahead=ahead)
         self._check_log(self.program, log)
         self._base: dict[tuple[str, int], tuple[int, int]] = {}
         self._others = [0] * len(WRONGS)

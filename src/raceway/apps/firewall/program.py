@@ -15,7 +15,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,6 +44,9 @@ from raceway.compile.state import Counters, TokenBucket
 from raceway.compile.state.samples import NOTE, Samples
 from raceway.compile.verdicts import Verdict
 from raceway.memory.collection import without_collection
+
+if TYPE_CHECKING:
+    from raceway.apps.firewall.ahead import Ahead
 
 _KINDS = (DROP, PASS, LIMIT, LOG, DIVERT)
 _KIND_BITS = 4
@@ -106,27 +109,20 @@ class Program:
     logged; limited: that were dropped, or not logged, because a rule's rate was exceeded; samples: the ring of what is
     logged, None if nothing is; others: by what was wrong with them (`walk.WRONGS`), at 0 those that no rule matched.
     keep: a program whose limits go on in rules that are the same here; names: those that rules may divert to, and the
-    number of each (None: any). Raises RulesError, TooComplexError.
+    number of each (None: any); ahead: who makes the function's eBPF meanwhile. Raises RulesError, TooComplexError.
     """
 
     @without_collection()
     def __init__(
-        self, rule_set: RuleSet, keep: Program | None = None, names: Mapping[str, int] | None = None
-    ) -> None:
+        self, rule_set: RuleSet, keep: Program | None = None, names: Mapping[str, int] | None = None,
+        ahead: Ahead | None = None,
+    ) -> None:  # fmt: skip
         self.rule_set = rule_set
         rules = rule_set.rules
         self.diverts = any(rule.action == DIVERT for rule in rules)
         questions = questions_of(rules)
-        self.classifier = Classifier(
-            [() if rule.action == LOG else _boxes(rule, questions) for rule in rules]
-        )
         self.logging = [number for number, rule in enumerate(rules) if rule.action == LOG]
-        self.logs: Classifier | None = None
-        self.samples: Samples | None = None
-        if self.logging:
-            # Few rules in the most cases, and so a small one.
-            self.logs = Classifier([_boxes(rule, questions) if rule.action == LOG else () for rule in rules])
-            self.samples = sampling.ring(self.logging[0])
+        self.samples: Samples | None = sampling.ring(self.logging[0]) if self.logging else None
         # Sizes of few steps, so that code for these rules serves the next.
         size = max(_FEWEST, 1 << (len(rules) - 1).bit_length()) if rules else _FEWEST
         self.counts = Counters(size)
@@ -156,7 +152,21 @@ class Program:
         if self.flows is not None:
             self.outgoing = keep.outgoing if keep and keep.flows is self.flows else noting(self.flows)
         self.expressions = {what: Expression(what) for what in questions if what != ESTABLISHED}
-        self._scope = self._make(questions, [rules[number] for number in limits])
+        self.source, scope = self._written(questions, [rules[number] for number in limits])
+        if ahead is not None:
+            nobody = Classifier([])
+            ahead.expect(self.source, {**scope, "RULES": nobody, "LOGS": nobody})
+        self.classifier = Classifier(
+            [() if rule.action == LOG else _boxes(rule, questions) for rule in rules]
+        )
+        self.logs: Classifier | None = None
+        if self.logging:
+            # Few rules in the most cases, and so a small one.
+            self.logs = Classifier([_boxes(rule, questions) if rule.action == LOG else () for rule in rules])
+        scope |= {"RULES": self.classifier, "LOGS": self.logs}
+        if ahead is not None:
+            ahead.make(self.source, scope)
+        self._scope = functions_of(self.source, scope)
         self.function: PacketFunction = self._scope["firewall"]
         if not self.logging and self.flows is None:
             # What is asked of a packet then does not depend on what was decided about those before it.
@@ -175,12 +185,11 @@ class Program:
             return before
         return FlowTable(self.rule_set.flows)
 
-    def _make(self, questions: dict[str, int], limits: list[Rule]) -> dict[str, Any]:
+    def _written(self, questions: dict[str, int], limits: list[Rule]) -> tuple[str, dict[str, Any]]:
+        """The function's source, and what it names but for the classifiers."""
         scope: dict[str, Any] = {
-            "RULES": self.classifier, "KINDS": self.kinds, "DETAILS": self.details, "COUNTS": self.counts,
-            "LIMITED": self.limited, "OTHERS": self.others, "LOGS": self.logs, "SAMPLES": self.samples,
-            "FLOWS": self.flows, "packet_function": packet_function,
-            **{verdict.name: verdict for verdict in Verdict},
+            "KINDS": self.kinds, "DETAILS": self.details, "COUNTS": self.counts, "LIMITED": self.limited,
+            "OTHERS": self.others, "SAMPLES": self.samples, "FLOWS": self.flows,
         }  # fmt: skip
         for index, one in enumerate(self.buckets):
             scope[f"BUCKET_{index}"] = one
@@ -188,16 +197,7 @@ class Program:
         for index, (what, expression) in enumerate(self.expressions.items()):
             names[what] = f"EXPRESSION_{index}"
             scope[names[what]] = expression
-        text = _source(self.rule_set, questions, limits, names)
-        # A file of no folder, but one that inspect and tracebacks can read.
-        file = f"<firewall {next(_numbers)}>"
-        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-        module = types.ModuleType(f"raceway_firewall_{file.strip('<>').split()[1]}")
-        module.__dict__.update(scope)
-        module.__file__ = file
-        exec(compile(text, file, "exec"), module.__dict__)
-        self.source = text
-        return module.__dict__
+        return _source(self.rule_set, questions, limits, names), scope
 
     def judge(self, packet: Any) -> Judgement:
         """Say what becomes of a packet, and why, by the interpreted function. Counts, and limits, like the others."""
@@ -227,6 +227,19 @@ class Program:
         made = copy.copy(self.function)
         made.function = types.FunctionType(function.__code__, scope)
         return made
+
+
+def functions_of(source: str, scope: dict[str, Any]) -> dict[str, Any]:
+    """The functions of a source, and what they name: `firewall` is the packet function."""
+    # A file of no folder, but one that inspect and tracebacks can read.
+    file = f"<firewall {next(_numbers)}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    module = types.ModuleType(f"raceway_firewall_{file.strip('<>').split()[1]}")
+    module.__dict__.update(scope)
+    module.__dict__.update({verdict.name: verdict for verdict in Verdict}, packet_function=packet_function)
+    module.__file__ = file
+    exec(compile(source, file, "exec"), module.__dict__)
+    return module.__dict__
 
 
 _WHY = {"COUNTS": "rule", "LIMITED": "over its rate"}

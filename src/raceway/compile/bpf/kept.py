@@ -83,6 +83,12 @@ def store(recipe: Recipe, generated: Generated) -> None:
         return
 
 
+def nothing() -> bool:
+    """Whether there is a place for what is generated, and nothing there yet."""
+    directory = _directory()
+    return directory is not None and not any(directory.iterdir())
+
+
 def _directory() -> Path | None:
     root = cache_directory()
     if root is None:

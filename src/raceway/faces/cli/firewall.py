@@ -244,14 +244,18 @@ def run(
 ) -> None:
     """Put rules in force on an interface, until Ctrl-C or the end of this
     process."""
-    from raceway.apps.firewall.control import Control
-    from raceway.apps.firewall.controller import Firewall
+    from raceway.apps.firewall.ahead import compiling_ahead
 
-    functions = _functions(divert or [])
-    made = Firewall(
-        interface, _read(rules, format), mode=mode, log=log, log_size=int(log_size * 1e6), divert=functions,
-        apart=apart,
-    )  # fmt: skip
+    # Before anything of the user's may have begun a thread.
+    with compiling_ahead() as ahead:
+        from raceway.apps.firewall.control import Control
+        from raceway.apps.firewall.controller import Firewall
+
+        functions = _functions(divert or [])
+        made = Firewall(
+            interface, _read(rules, format), mode=mode, log=log, log_size=int(log_size * 1e6), divert=functions,
+            apart=apart, ahead=ahead,
+        )  # fmt: skip
     with made as firewall, Control(firewall) as control:
         count = len(firewall.program.rule_set.rules)
         in_force = f"{count:,} rules are in force on {interface} in {firewall.attachment.mode} mode"
