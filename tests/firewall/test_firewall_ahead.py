@@ -24,7 +24,7 @@ import os, signal, sys, time
 from raceway.apps.firewall.ahead import compiling_ahead
 from raceway.apps.firewall.program import Program
 from raceway.apps.firewall.rules.language import parse_rules
-RULES = "pass established\nlog tcp port 80\ndrop greater 1000\n"
+RULES = {RULES!r}
 """
 
 
