@@ -43,6 +43,7 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
     peer = "DPDK af_xdp, testpmd "
     ping = "ping-pong round trip, "
     both = (f"{ping}median", f"{ping}99 %")
+    pages = goodput.Goodput(seconds)
     return [
         (
             partial(wires.transmit, 60, seconds),
@@ -161,12 +162,12 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
             [(partial(divert.nfqueue, seconds), [_row("the host's stack, nobody looking", _NFQUEUE, None)])],
         ),
         (
-            partial(goodput.ours, seconds),
+            pages.ours,
             [
-                (partial(goodput.nft, seconds), [_pages("under a flood", "nft, netdev ingress", 1),
-                                                 _pages("without a flood", "nft, netdev ingress", None)]),
-                (partial(goodput.nothing, seconds), [_pages("under a flood", "no firewall", None),
-                                                     _pages("without a flood", "no firewall", None)]),
+                (pages.nft, [_pages("under a flood", "nft, netdev ingress", 1),
+                             _pages("without a flood", "nft, netdev ingress", None)]),
+                (pages.nothing, [_pages("under a flood", "no firewall", None),
+                                 _pages("without a flood", "no firewall", None)]),
             ],
         ),
         (
