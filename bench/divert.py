@@ -14,9 +14,10 @@ b's interface works as it does by itself: on the processor of who sends, and its
 from __future__ import annotations
 
 import importlib.util
+import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,24 +47,25 @@ def plain(packet: Any) -> int:
 
 
 @contextmanager
-def _stage() -> Iterator[tuple[Stage, Callable[[], int]]]:
-    """b with its deaf socket, and how many packets its UDP has had."""
+def _stage() -> Iterator[tuple[Stage, Callable[[], int], socket.socket]]:
+    """b, how many packets its UDP has had, and its deaf socket, in which the first ones lie uncounted until it is
+    read."""
     with Stage() as stage:
         # So that the source's live frames get there, whoever is measured.
         stage.command("b", "ethtool", "-K", stage.lab.interface("b"), "gro", "on")
-        stage.deaf_socket("b")
+        deaf = stage.deaf_socket("b")
 
         def count() -> int:
             with stage.lab.inside("b"):
                 found = parse_snmp(Path("/proc/thread-self/net/snmp").read_text())
             return found["Udp", "InDatagrams"] + found["Udp", "InErrors"]
 
-        yield stage, count
+        yield stage, count, deaf
 
 
 def diverted(function: Any = native, seconds: float = SECONDS) -> list[Measurement]:
     """Packets a second that the function passes and b's UDP gets."""
-    with _stage() as (stage, count):
+    with _stage() as (stage, count, deaf):
         with (
             stage.lab.inside("b"),
             raceway.Firewall(stage.lab.interface("b"), _RULES, divert={"inspector": function}) as wall,
@@ -71,6 +73,8 @@ def diverted(function: Any = native, seconds: float = SECONDS) -> list[Measureme
             with source(stage, mac=stage.lab.mac("b"), flows=_FLOWS) as one:
                 value = rate(count, seconds)
                 made = one.stop()
+            settled(count)
+            _read(deaf)
             arrived = settled(count)
             divert = wall.status().divert
         assert divert is not None
@@ -85,6 +89,14 @@ def diverted(function: Any = native, seconds: float = SECONDS) -> list[Measureme
         return [in_millions("raceway divert", value, detail, "raceway firewall run IFACE -f RULES --divert")]
 
 
+def _read(deaf: socket.socket) -> None:
+    """Take what lies in a socket's buffer."""
+    deaf.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            deaf.recv(1 << 16)
+
+
 def nfqueue(seconds: float = SECONDS) -> list[Measurement]:
     """The same by NetfilterQueue, on whichever processor it is faster. Raises PeerUnavailable."""
     if importlib.util.find_spec("netfilterqueue") is None:
@@ -94,7 +106,7 @@ def nfqueue(seconds: float = SECONDS) -> list[Measurement]:
 
 
 def _nfqueue(seconds: float, cpu: int | None) -> list[Measurement]:
-    with _stage() as (stage, count):
+    with _stage() as (stage, count, _):
         rule = f"-p udp --dport 9 -j NFQUEUE --queue-num {_QUEUE}"
         stage.command("b", "iptables", "-t", "raw", "-A", "PREROUTING", *rule.split())
         program = str(Path(__file__).with_name("peers") / "nfqueue_pass.py")
@@ -113,7 +125,7 @@ def _nfqueue(seconds: float, cpu: int | None) -> list[Measurement]:
 
 def stack(seconds: float = SECONDS) -> list[Measurement]:
     """What b's stack takes of the source by itself."""
-    with _stage() as (stage, count):
+    with _stage() as (stage, count, _):
         with source(stage, mac=stage.lab.mac("b"), flows=_FLOWS) as one:
             value = rate(count, seconds)
             made = one.stop()

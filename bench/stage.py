@@ -79,13 +79,14 @@ class Stage:
             program = self._kept.enter_context(Program(ProgramKind.XDP, code, name="bench_sink"))
             self._kept.enter_context(attach_xdp(program, self.lab.index(host), "driver"))
 
-    def deaf_socket(self, host: str) -> None:
+    def deaf_socket(self, host: str) -> socket.socket:
         """A UDP socket on PORT that is never read, so that the host's stack ends every packet the same cheap way: in a
         full receive buffer, and not with an ICMP error."""
         with self.lab.inside(host):
             deaf = self._kept.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             deaf.bind(("0.0.0.0", PORT))
+        return deaf
 
     def command(self, host: str, *words: str) -> str:
         """Run a short command at a host and return what it says; PeerUnavailable if it fails or is not there."""
