@@ -23,7 +23,7 @@ from pathlib import Path
 
 import raceway
 from bench import firewall
-from bench.kernel_filters import _ELSEWHERE, prepared
+from bench.kernel_filters import ELSEWHERE, prepared
 from bench.peers.measurement import Detail, Measurement, PeerUnavailable
 from bench.peers.process import pinned
 from bench.stage import SECONDS, SOURCE_CPU, Source, Stage, rate, settled
@@ -68,7 +68,7 @@ def _measured(
         running = _running(stage)
         command = [
             *pinned(SOURCE_CPU), sys.executable, "-m", "bench.mixed_source",
-            stage.lab.interface("a"), _ELSEWHERE, file.name,
+            stage.lab.interface("a"), ELSEWHERE, file.name,
         ]  # fmt: skip
         with stage.console("a", command, name="the source", cwd=Path(__file__).parents[1]) as console:
             console.wait_for(r"sending\r?\n", _START)
