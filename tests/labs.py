@@ -15,9 +15,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,6 +63,17 @@ def output(place: Lab, host: str, *command: str, timeout: float = 20) -> str:
         f"{' '.join(command)} at {host}: {done.returncode}\n{done.stdout}{done.stderr}"
     )
     return str(done.stdout)
+
+
+def until(condition: Callable[[], Any], seconds: float = 20) -> bool:
+    """Wait for a condition; False if it does not come true."""
+    began = time.monotonic()
+    while not condition():
+        passed = time.monotonic() - began
+        if passed > seconds:
+            return False
+        time.sleep(0.0001 if passed < 0.02 else 0.005)
+    return True
 
 
 def reaches(place: Lab, host: str, address: str, size: int = 56, patience: float = 1.0) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from frame_check import ADDRESSES
+from labs import until as until
 from raceway.apps.lab import Lab
 from raceway.kernel.interface import Interface, Network
 from raceway.ports.geometry import Geometry
@@ -69,16 +70,6 @@ def jumbo_pair() -> Iterator[Pair]:
     made = Pair(mtu=9000)
     with made.lab:
         yield made
-
-
-def until(condition: Callable[[], bool], seconds: float = 5) -> bool:
-    """Wait for a condition; False if it does not come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def collect(port: PacketPort, count: int, seconds: float = 10) -> list[bytes]:

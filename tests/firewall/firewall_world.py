@@ -17,29 +17,33 @@ from pathlib import Path
 from labs import reaches
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+SO_RCVBUFFORCE = 33
 
 
 @contextlib.contextmanager
-def receiver(two, port: int, family: int = 4):
+def receiver(two, port: int, family: int = 4, size: int = 1 << 24):
     """A UDP socket at host b."""
     with two.inside("b"), socket.socket(FAMILIES[family], socket.SOCK_DGRAM) as one:
-        one.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
+        one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
         one.bind((two.address("b", family), port))
-        one.settimeout(0.3)
+        one.settimeout(0.5)
         yield one
 
 
-def send(two, port: int, *texts: bytes, family: int = 4) -> None:
+def send(two, port: int, *texts: bytes, family: int = 4, options: tuple[int, ...] = ()) -> None:
     with two.inside("a"), socket.socket(FAMILIES[family], socket.SOCK_DGRAM) as one:
+        for option in options:
+            one.setsockopt(socket.SOL_SOCKET, option, 1)
         for text in texts:
             one.sendto(text, (two.address("b", family), port))
 
 
-def received(one: socket.socket) -> list[bytes]:
-    found = []
+def received(one: socket.socket, count: int = -1) -> list[bytes]:
+    """What has come: `count` datagrams if so many come, or all until none comes for a while."""
+    found: list[bytes] = []
     with contextlib.suppress(TimeoutError):
-        while True:
-            found.append(one.recv(2048))
+        while len(found) != count:
+            found.append(one.recv(1 << 16))
     return found
 
 

@@ -8,20 +8,26 @@ import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from firewall_world import inside_mounts
-from tap_world import ones_sum
+from divert_world import (
+    RULES,
+    conserved,
+    firewall_at,
+    not_eleven,
+    passes,
+    settled,
+    to_ten,
+)
+from firewall_world import inside_mounts, received, receiver, send
 
 import raceway
-from labs import lab as lab, mounts as mounts, needs, needs_root, reaches
-from raceway import DROP, PASS
+from labs import lab as lab, mounts as mounts, needs, needs_root, reaches, until
+from raceway import PASS
 from raceway.kernel.interface import Network, xdp_attached
 from raceway.memory.jit import INTERPRETED
 
@@ -31,94 +37,6 @@ pytestmark = [
     ),
     needs_root,
 ]
-
-RULES = "divert inspector udp dst port 10, 11\ndrop udp dst port 12"
-SO_RCVBUFFORCE, SO_NO_CHECK = 33, 11
-
-
-def until(condition, seconds: float = 10) -> bool:
-    """Wait for a condition; False if it does not come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
-
-
-@raceway.packet_function
-def not_eleven(packet):
-    if packet.udp.destination_port == 11:
-        return DROP
-    return PASS
-
-
-def to_ten(packet):
-    """What is for port 11 is for port 10 from now on."""
-    packet.udp.destination_port = 10
-    return PASS
-
-
-def passes(packet):
-    return PASS
-
-
-@contextlib.contextmanager
-def receiver(two, port: int, version: int = 4, size: int = 1 << 24):
-    """A UDP socket at host b."""
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    with two.inside("b"), socket.socket(family, socket.SOCK_DGRAM) as one:
-        one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
-        one.bind((two.address("b", version), port))
-        one.settimeout(0.5)
-        yield one
-
-
-def send(two, port: int, *texts: bytes, version: int = 4, options: tuple[int, ...] = ()) -> None:
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    with two.inside("a"), socket.socket(family, socket.SOCK_DGRAM) as one:
-        for option in options:
-            one.setsockopt(socket.SOL_SOCKET, option, 1)
-        for text in texts:
-            one.sendto(text, (two.address("b", version), port))
-
-
-def received(one: socket.socket, count: int = -1) -> list[bytes]:
-    """What has come: `count` datagrams if so many come, or all until none comes for half a second."""
-    found: list[bytes] = []
-    with contextlib.suppress(TimeoutError):
-        while len(found) != count:
-            found.append(one.recv(1 << 16))
-    return found
-
-
-def firewall_at(two, rules: str = RULES, function=passes, **options):
-    with two.inside("b"):
-        return raceway.Firewall(two.interface("b"), rules, divert={"inspector": function}, **options)
-
-
-def conserved(status) -> bool:
-    """The sums of docs/firewall.md, when nothing is under way."""
-    divert = status.divert
-    decided = sum(one.packets + one.limited for one in status.rules)
-    named = divert.names.values()
-    into = sum(one.passed + one.dropped + one.failed + one.too_long for one in named)
-    lost_in = sum(count for name, count in divert.lost.items() if not name.startswith("host_"))
-    lost_out = sum(divert.lost.values()) - lost_in
-    return (
-        status.seen
-        == decided + status.default_packets + sum(status.malformed.values()) + status.gone + status.aborted
-        and divert.queued == 0
-        and divert.diverted == lost_in + divert.foreign + into
-        and sum(one.passed for one in named) == divert.reinjected + lost_out
-    )
-
-
-def settled(firewall):
-    """The status once nothing is under way."""
-    assert until(lambda: firewall.status().divert.queued == 0)
-    assert until(lambda: conserved(firewall.status())), firewall.status()
-    return firewall.status()
 
 
 @pytest.mark.parametrize("mode", ["driver", "generic"])
@@ -132,7 +50,7 @@ def test_what_the_function_passes_arrives_at_the_host_once_and_what_it_drops_doe
             send(two, 10, b"1", b"2")
             send(two, 11, b"3")
             send(two, 12, b"4")
-            send(two, 10, b"six", version=6)
+            send(two, 10, b"six", family=6)
             assert received(ten_6, 1) == [b"six"]
             assert received(ten, 3) == ([b"1", b"2"] if native else [b"1", b"2", b"3"])
             assert received(eleven, 1) == []
@@ -318,157 +236,6 @@ def test_a_function_that_is_too_slow_loses_packets_by_name_and_a_failing_one_is_
         assert divert.reinjected == arrived == divert.names["inspector"].passed
         assert divert.names["inspector"].failed > 0
         assert "ValueError: eleven" in divert.names["inspector"].failure
-
-
-@pytest.mark.parametrize("checksummed", [True, False])
-def test_a_stream_stays_in_order_whichever_way_it_goes_back_and_is_counted_exactly(lab, checksummed):
-    """Without checksums nothing goes together, and what is too much for one by one goes as live frames."""
-    two = lab(ipv6=False)
-    count = 20_000
-    with firewall_at(two, function=not_eleven) as firewall, receiver(two, 10, size=1 << 26) as ten:
-        numbers = (number.to_bytes(4, "big") for number in range(count))
-        send(two, 10, *numbers, options=() if checksummed else (SO_NO_CHECK,))
-        found = [int.from_bytes(one, "big") for one in received(ten, count)]
-        status = settled(firewall)
-        assert found == sorted(set(found))
-        assert len(found) == status.divert.reinjected
-        assert status.divert.diverted == count
-        if not checksummed:
-            assert status.divert.joined == 0
-
-
-def capture(two, host: str, towards: str | None = None) -> socket.socket:
-    """A socket that sees what arrives at a host's interface."""
-    with two.inside(host):
-        one = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
-        one.bind((two.interface(host, towards), 3))
-        one.settimeout(0.5)
-        return one
-
-
-def test_what_goes_through_the_hosts_stack_together_leaves_it_as_the_same_packets(lab):
-    """A router diverts what a sends and forwards it to b: there it is as a sent it, but for the hop."""
-    three = lab("router", offloads=False)
-    assert reaches(three, "a", three.address("b"))
-    with three.inside("a"):
-        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-        sender.bind((three.interface("a"), 0))
-    ends = bytes.fromhex((three.mac("router", "a") + three.mac("a")).replace(":", ""))
-    addresses = {
-        version: socket.inet_pton(family, three.address("a", version))
-        + socket.inet_pton(family, three.address("b", version))
-        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6))
-    }
-    frames = []
-    for number in range(60):
-        for version in (4, 6):
-            for protocol in (6, 17):
-                size = 700 if number % 20 != 19 else 33
-                payload = os.urandom(size)
-                wrong = number in (7, 8, 40)
-                at = number // 20 * (700 * 19 + 33) + number % 20 * 700
-                frames.append(
-                    ends + datagram(version, protocol, addresses[version], number, at, payload, wrong)
-                )
-    go = threading.Event()
-
-    def waits(packet):
-        go.wait(20)
-        return PASS
-
-    where = "router", three.interface("router", "a")
-    firewall = firewall_on(three, *where, "divert inspector dst port 4000", waits)
-    with sender, capture(three, "b") as seen, firewall as wall:
-        for frame in frames:
-            sender.send(frame)
-        assert until(lambda: wall.status().divert.diverted == len(frames))
-        go.set()
-        status = settled(wall)
-        found = []
-        with contextlib.suppress(TimeoutError):
-            while len(found) < len(frames):
-                one = seen.recv(1 << 16)
-                if one[12:14] in (b"\x08\x00", b"\x86\xdd") and FOUR_THOUSAND in one[14:64]:
-                    found.append(one[14:])
-    assert status.divert.reinjected == len(frames) == 240
-    assert status.divert.joined > 200
-
-    def of(one: bytes) -> bytes:
-        """The flow, and all that the hop leaves as it was."""
-        return one[:8] + one[9:10] + one[12:] if one[0] >> 4 == 4 else one[:7] + one[8:]
-
-    for version in (4, 6):
-        for protocol in (6, 17):
-            place = 9 if version == 4 else 6
-            sent_ones = [
-                of(one[14:]) for one in frames if one[14] >> 4 == version and one[14 + place] == protocol
-            ]
-            got = [of(one) for one in found if one[0] >> 4 == version and one[place] == protocol]
-            assert got == sent_ones, (version, protocol, len(got))
-
-
-def firewall_on(place, host: str, interface: str, rules: str, function=passes):
-    with place.inside(host):
-        return raceway.Firewall(interface, rules, divert={"inspector": function})
-
-
-FOUR_THOUSAND = (3000).to_bytes(2, "big") + (4000).to_bytes(2, "big")
-
-
-def datagram(
-    version: int, protocol: int, addresses: bytes, number: int, at: int, payload: bytes, wrong: bool
-) -> bytes:
-    """An Ethernet type and an IP packet from port 3000 to 4000; at: TCP's sequence number."""
-    if protocol == 17:
-        head, field = FOUR_THOUSAND + struct.pack(">HH", 8 + len(payload), 0), 6
-    else:
-        head, field = FOUR_THOUSAND + struct.pack(">IIBBHHH", at, 9, 0x50, 0x10, 500, 0, 0), 16
-    length = len(head) + len(payload)
-    right = 0xFFFF - ones_sum(addresses + struct.pack(">II", length, protocol) + head + payload) or 0xFFFF
-    head = head[:field] + struct.pack(">H", right ^ wrong) + head[field + 2 :]
-    if version == 6:
-        return b"\x86\xdd" + struct.pack(">IHBB", 6 << 28, length, protocol, 64) + addresses + head + payload
-    ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + length, number, 0, 64, protocol, 0) + addresses
-    ip = ip[:10] + struct.pack(">H", 0xFFFF - ones_sum(ip)) + ip[12:]
-    return b"\x08\x00" + ip + head + payload
-
-
-def test_a_socket_gets_the_datagrams_that_were_sent_and_the_hosts_udp_counts_them(lab):
-    two = lab(ipv6=False)
-    texts = [os.urandom(500 if number % 10 else 77) for number in range(600)]
-    with receiver(two, 10) as ten, firewall_at(two, function=not_eleven) as firewall:
-        before = udp_arrivals(two)
-        send(two, 10, *texts)
-        assert received(ten, len(texts)) == texts
-        status = settled(firewall)
-        assert status.divert.reinjected == len(texts) == udp_arrivals(two) - before
-
-
-def test_apart_is_one_packet_of_the_hosts_for_each(lab):
-    two = lab(ipv6=False)
-    go = threading.Event()
-
-    def waits(packet):
-        go.wait(20)
-        return PASS
-
-    with receiver(two, 10) as ten, firewall_at(two, function=waits, apart=True) as firewall:
-        texts = [str(number).encode() for number in range(200)]
-        send(two, 10, *texts)
-        assert until(lambda: firewall.status().divert.diverted == len(texts))
-        go.set()
-        assert received(ten, len(texts)) == texts
-        status = settled(firewall)
-        assert (status.divert.reinjected, status.divert.joined) == (len(texts), 0)
-
-
-def udp_arrivals(two) -> int:
-    """Datagrams that b's UDP has delivered."""
-    with two.inside("b"):
-        rows = [line.split() for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()]
-    names, values = (row for row in rows if row[0] == "Udp:")
-    return int(values[names.index("InDatagrams")])
 
 
 @pytest.mark.alone

@@ -17,6 +17,7 @@ from typing import Any
 
 import raceway
 from frame_check import TCP, UDP, checksum, pseudo_header
+from labs import until as until
 from raceway.apps.lab import Lab
 from raceway.kernel.bpf.system import AttachType, Command, bpf
 from raceway.kernel.interface import Network
@@ -122,16 +123,6 @@ def collect(port: Port, count: int, wanted: Callable[[bytes], bool], seconds: fl
 
 def is_experiment(one: bytes) -> bool:
     return one[12:14] == KIND
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> bool:
-    """Wait for a condition; False if it does not come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def ip(lab: Lab, host: str, words: str) -> str:

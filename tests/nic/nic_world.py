@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import raceway
 from frame_check import ADDRESSES
+from labs import until as until
 from raceway.apps.forwarder.forwarder import Forwarder
 from raceway.apps.lab import Lab
 from raceway.kernel.interface import Network
@@ -70,17 +71,6 @@ def told(port: Port) -> str:
             f"refusal {live.refusal!r}, {live.obstacle()!r}"
         )
     return "; ".join(words)
-
-
-def until(condition: Callable[[], Any], seconds: float = 10) -> bool:
-    """Wait for a condition; False if it does not come true."""
-    began = time.monotonic()
-    while not condition():
-        passed = time.monotonic() - began
-        if passed > seconds:
-            return False
-        time.sleep(0.0001 if passed < 0.02 else 0.005)
-    return True
 
 
 @contextmanager
