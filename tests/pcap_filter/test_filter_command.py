@@ -235,7 +235,7 @@ def test_the_whole_run_and_single_steps_say_the_same(tmp_path):
 
 def test_a_full_disk_is_told_once_and_ends_the_run():
     result = call("filter", "-r", DEMO, "-w", "/dev/full", "tcp", status=1)
-    assert b"No space left on device: '/dev/full'" in result.stderr
+    assert b"/dev/full: No space left on device" in result.stderr
     assert result.stderr.count(b"No space") == 1
 
 
