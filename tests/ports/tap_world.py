@@ -24,6 +24,21 @@ needs_root = pytest.mark.skipif(
 )
 
 
+@pytest.fixture
+def cables():
+    """Takes ports whose device is one end of a cable (`tap.far` is the other), and closes both ends after the test."""
+    ports: list[Any] = []
+
+    def keep(port: Any) -> Any:
+        ports.append(port)
+        return port
+
+    yield keep
+    for port in ports:
+        port.tap.far.close()
+        port.close()
+
+
 class Space:
     """A network namespace without a name, which ends with this object and what was opened in it."""
 

@@ -8,7 +8,7 @@ import struct
 from collections import defaultdict
 
 import pytest
-from tap_world import ones_sum
+from tap_world import cables as cables, ones_sum
 from test_tap_sync import Cable, noise, written
 
 from conftest import scaled
@@ -42,17 +42,8 @@ def port_on(slots: int = 256, **cable) -> JoiningPort:
 
 
 @pytest.fixture
-def opened():
-    ports = []
-
-    def open_port(**wishes) -> JoiningPort:
-        ports.append(port_on(**wishes))
-        return ports[-1]
-
-    yield open_port
-    for port in ports:
-        port.tap.far.close()
-        port.close()
+def opened(cables):
+    return lambda **wishes: cables(port_on(**wishes))
 
 
 def packet(

@@ -8,6 +8,7 @@ import socket
 import struct
 
 import pytest
+from tap_world import cables as cables
 
 import raceway
 from conftest import scaled
@@ -47,17 +48,8 @@ def port_on(*, buffer_size: int = 2048, slots: int = 64, offload: bool = False, 
 
 
 @pytest.fixture
-def opened():
-    ports = []
-
-    def open_port(**wishes) -> TapPort:
-        ports.append(port_on(**wishes))
-        return ports[-1]
-
-    yield open_port
-    for port in ports:
-        port.tap.far.close()
-        port.close()
+def opened(cables):
+    return lambda **wishes: cables(port_on(**wishes))
 
 
 def ones_sum(data: bytes) -> int:

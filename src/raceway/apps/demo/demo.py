@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import json as json_module
 import os
@@ -85,8 +84,7 @@ def _parts(view: View, sender: Sender, recording: Path, kept: int) -> Iterator[N
     _prepare_loops()
     yield
     view.begin("compiling", "compiling firewall() to machine code")
-    with _no_collection():
-        firewall.firewall.native()
+    firewall.firewall.native()
     view.compile_seconds = time.monotonic() - view.stepped
     yield
     view.begin("compiling", "reading the recording")
@@ -154,18 +152,6 @@ def _prepare_loops() -> None:
 
     forward.prepare()
     sync_port.prepare()
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """A compiler makes many objects that all stay: looking through them for garbage takes a tenth of its time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def forget() -> None:

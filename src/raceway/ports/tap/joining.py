@@ -31,7 +31,7 @@ from raceway.memory.access import (
 )
 from raceway.memory.jit import inner
 from raceway.memory.layout import SLOT_SIZE, Kring, Ring, Slot
-from raceway.memory.ring import accept, following, uncount
+from raceway.memory.ring import following
 from raceway.memory.structures import allocate
 from raceway.ports.offload import internet_sum, pseudo_header
 from raceway.ports.tap.flows import (
@@ -58,7 +58,7 @@ from raceway.ports.tap.records import (
     Seen,
     Tap,
 )
-from raceway.ports.tap.sync import count_drop, packet_of, put_piece, send_packet
+from raceway.ports.tap.sync import count_drop, finish, packet_of, put_piece, send_packet
 
 _EINTR, _EAGAIN, _EINVAL, _EBADFD, _EMSGSIZE, _ENOBUFS = 4, 11, 22, 77, 90, 105
 _GSO_UDP_L4 = 5
@@ -120,11 +120,7 @@ def join_transmit(kring: Kring, ring: Ring, tap: Tap, join: Joining, count: int)
             index = following(index, kring.slot_count)
         left -= slots
     _flush(kring, tap, join)
-    uncount(kring, ring, index, left)
-    accept(kring, count - left)
-    tail = kring.head - 1 if kring.head > 0 else kring.slot_count - 1
-    kring.tail = tail
-    ring.tail = tail
+    finish(kring, ring, index, count, left)
 
 
 @inner

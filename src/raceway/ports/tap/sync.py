@@ -196,6 +196,12 @@ def tap_transmit(kring: Kring, ring: Ring, tap: Tap, count: int) -> None:
         for _ in range(slots):
             index = following(index, kring.slot_count)
         left -= slots
+    finish(kring, ring, index, count, left)
+
+
+@inner
+def finish(kring: Kring, ring: Ring, index: int, count: int, left: int) -> None:
+    """Take over all but `left` of `count` slots, which begin at `index`, and give back those whose packets are gone."""
     uncount(kring, ring, index, left)
     accept(kring, count - left)
     tail = kring.head - 1 if kring.head > 0 else kring.slot_count - 1
