@@ -5,13 +5,13 @@
 The flood is pkt-gen's at up to 200,000 packets a second (what arrived stands in the detail), as an attacker's rate is
 not the defender's to choose: UDP of 60 bytes to a port that the rules drop. It is sent as live frames, which arrive
 without an sk_buff, as from a card, so that XDP looks at them before there is one. (A socket's packets have one, and
-veth copies each into a frame for XDP: that is more work than dropping it, and only raceway's.) b's interface has a
-NAPI thread on the server's processor, which goes before the server as an interrupt would: every packet that is
-dropped costs the server what dropping it costs. (At the priority of others it would wait for whole time slices, in
-which veth's ring of 256 packets overflows: 50 pages a second were left then, whatever the firewall.) The flood and
-the clients share the other processor. Both firewalls have the same three rules: ARP and the web pass, everything else
-is dropped. The sides are measured in slices that alternate in one lab, and the median of each side's slices counts,
-for the machine is never equally quick.
+veth copies each into a frame for XDP: that is more work than dropping it, and only raceway's. A row of its own shows
+that.) b's interface has a NAPI thread on the server's processor, which goes before the server as an interrupt would:
+every packet that is dropped costs the server what dropping it costs. (At the priority of others it would wait for
+whole time slices, in which veth's ring of 256 packets overflows: 50 pages a second were left then, whatever the
+firewall.) The flood and the clients share the other processor. Both firewalls have the same three rules: ARP and the
+web pass, everything else is dropped. The sides are measured in slices that alternate in one lab, and the median of
+each side's slices counts, for the machine is never equally quick.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Goodput:
     """Pages a second behind raceway, behind nft and behind nothing, under the flood and without it.
 
     `ours` measures all three, in slices that alternate in one lab: what else goes on in the machine slows them alike.
-    `nft` and `nothing` say what came out. seconds: of two slices.
+    `nft` and `nothing` say what came out. seconds: of two slices; frames: how the flood is sent, "live" or "socket".
     """
 
-    def __init__(self, seconds: float = SECONDS) -> None:
-        self._seconds = seconds / 2
+    def __init__(self, seconds: float = SECONDS, frames: str = "live") -> None:
+        self._seconds, self._frames = seconds / 2, frames
         self._found: dict[str, list[Measurement]] = {}
 
     def ours(self) -> Sequence[Measurement]:
@@ -57,7 +57,7 @@ class Goodput:
         with _served() as stage:
             quiet = self._slices(stage, sides)
             arrived = stage.arrivals("b")
-            with _flood(stage, arrived):
+            with _flood(stage, arrived, self._frames):
                 before, began = arrived(), time.monotonic()
                 flooded = self._slices(stage, sides)
                 rate = (arrived() - before) / (time.monotonic() - began)
@@ -138,11 +138,11 @@ def _pages(stage: Stage, seconds: float) -> float:
 
 
 @contextlib.contextmanager
-def _flood(stage: Stage, arrived: Callable[[], int]) -> Iterator[None]:
-    """pkt-gen, through a port that only transmits (live frames): the host's own traffic goes on beside it."""
+def _flood(stage: Stage, arrived: Callable[[], int], frames: str) -> Iterator[None]:
+    """pkt-gen, through a port that only transmits: the host's own traffic goes on beside it."""
     command = [
         *pinned(SOURCE_CPU), sys.executable, "-m", "raceway", "pkt-gen", "-f", "tx",
-        "-i", f"netmap:{stage.lab.interface('a')}/T@xdp:tx=live", "-d", f"{stage.lab.address('b')}:9",
+        "-i", f"netmap:{stage.lab.interface('a')}/T@xdp:tx={frames}", "-d", f"{stage.lab.address('b')}:9",
         "-D", stage.lab.mac("b"), "-T", "0", "-R", str(RATE),
     ]  # fmt: skip
     with stage.console("a", command, name="pkt-gen") as console:

@@ -44,6 +44,7 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
     ping = "ping-pong round trip, "
     both = (f"{ping}median", f"{ping}99 %")
     pages = goodput.Goodput(seconds)
+    socket_pages = goodput.Goodput(seconds, "socket")
     return [
         (
             partial(wires.transmit, 60, seconds),
@@ -169,6 +170,10 @@ def _contests(seconds: float) -> Sequence[tuple[Measure, Sequence[tuple[Measure,
                 (pages.nothing, [_pages("under a flood", "no firewall", None),
                                  _pages("without a flood", "no firewall", None)]),
             ],
+        ),
+        (
+            socket_pages.ours,
+            [(socket_pages.nft, [_pages("under a flood by a socket", "nft, netdev ingress", None)])],
         ),
         (
             partial(wires.inject, seconds),
